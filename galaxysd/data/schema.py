@@ -1,0 +1,219 @@
+"""The questions volunteers answer, the tree they form, and the names people use for the answers.
+
+An answer's canonical name is `question_answer`. Inside galaxysd labels are conditional counts: how many volunteers who were
+asked a question gave each answer. A question that nobody was asked has a count of zero and is unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from galaxysd.errors import BadInput, nearest
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question, its answers in published order, and the canonical answers any of which lead to it."""
+
+    name: str
+    answers: tuple[str, ...]
+    parents: tuple[str, ...] = ()
+    text: str = ""
+
+    @property
+    def canonical(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}_{answer}" for answer in self.answers)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A question tree; vote tensors have one column an answer, [..., A], in the order of `answers`."""
+
+    name: str
+    questions: tuple[Question, ...]
+
+    @cached_property
+    def answers(self) -> tuple[str, ...]:
+        return tuple(answer for question in self.questions for answer in question.canonical)
+
+    @cached_property
+    def slices(self) -> tuple[slice, ...]:
+        """The columns of each question."""
+        ends = torch.tensor([len(question.answers) for question in self.questions]).cumsum(0).tolist()
+        return tuple(slice(end - len(question.answers), end) for question, end in zip(self.questions, ends, strict=True))
+
+    @cached_property
+    def owner(self) -> Tensor:
+        """The question number of each answer, int64 [A]."""
+        return torch.tensor([number for number, question in enumerate(self.questions) for _ in question.answers])
+
+    def index(self, answer: str) -> int:
+        """The column of a canonical answer."""
+        try:
+            return self.answers.index(answer)
+        except ValueError:
+            raise BadInput(f"{answer}: no such answer in schema {self.name}{nearest(answer, self.answers)}") from None
+
+    def number(self, question: str) -> int:
+        """The number of a question by name."""
+        names = [each.name for each in self.questions]
+        if question not in names:
+            raise BadInput(f"{question}: no such question in schema {self.name}{nearest(question, names)}")
+        return names.index(question)
+
+    def voters(self, counts: Tensor) -> Tensor:
+        """How many volunteers answered each question: [..., A] -> [..., Q]."""
+        total = counts.new_zeros(*counts.shape[:-1], len(self.questions))
+        return total.index_add_(-1, self.owner.to(counts.device), counts)
+
+    def fractions(self, counts: Tensor) -> Tensor:
+        """Conditional fractions, [..., A]; they sum to 1 within an asked question and are 0 in one nobody was asked."""
+        voters = self.voters(counts)[..., self.owner.to(counts.device)]
+        return torch.where(voters > 0, counts / voters.clamp_min(1e-12), torch.zeros_like(counts))
+
+    def reach(self, fractions: Tensor) -> Tensor:
+        """The share of all volunteers who get to each question under conditional `fractions`: [..., A] -> [..., Q]."""
+        reached: list[Tensor] = []
+        for question in self.questions:
+            if not question.parents:
+                reached.append(torch.ones_like(fractions[..., 0]))
+                continue
+            share = torch.zeros_like(fractions[..., 0])
+            for parent in question.parents:
+                column = self.index(parent)
+                share = share + fractions[..., column] * self._share(reached, int(self.owner[column]), fractions)
+            reached.append(share)
+        return torch.stack(reached, -1)
+
+    def _share(self, reached: list[Tensor], number: int, fractions: Tensor) -> Tensor:
+        if number >= len(reached):
+            raise AssertionError(f"schema {self.name}: question {number} is asked before its parent")
+        return reached[number]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "questions": [
+                {"name": q.name, "answers": list(q.answers), "parents": list(q.parents), "text": q.text} for q in self.questions
+            ],
+        }
+
+
+GZ2 = Schema(
+    "gz2",
+    (
+        Question("smooth-or-featured", ("smooth", "featured", "artifact"), (), "Smooth and rounded, or with features?"),
+        Question("disk-edge-on", ("yes", "no"), ("smooth-or-featured_featured",), "A disk viewed edge-on?"),
+        Question("bar", ("yes", "no"), ("disk-edge-on_no",), "A bar through the centre?"),
+        Question("has-spiral-arms", ("yes", "no"), ("disk-edge-on_no",), "Any sign of spiral arms?"),
+        Question("bulge-size", ("none", "just-noticeable", "obvious", "dominant"), ("disk-edge-on_no",), "How prominent is the bulge?"),
+        Question(
+            "something-odd", ("yes", "no"), ("smooth-or-featured_smooth", "smooth-or-featured_featured"), "Anything odd?"
+        ),
+        Question("how-rounded", ("round", "in-between", "cigar"), ("smooth-or-featured_smooth",), "How rounded is it?"),
+        Question(
+            "odd-feature",
+            ("ring", "lens-or-arc", "disturbed", "irregular", "other", "merger", "dust-lane"),
+            ("something-odd_yes",),
+            "What is odd?",
+        ),
+        Question("edge-on-bulge", ("round", "boxy", "none"), ("disk-edge-on_yes",), "The shape of the edge-on bulge?"),
+        Question("spiral-winding", ("tight", "medium", "loose"), ("has-spiral-arms_yes",), "How tightly wound are the arms?"),
+        Question(
+            "spiral-arm-count", ("1", "2", "3", "4", "more-than-4", "cant-tell"), ("has-spiral-arms_yes",), "How many arms?"
+        ),
+    ),
+)
+
+SCHEMAS = {GZ2.name: GZ2}
+
+# What people write, and the canonical answer they mean. A name that could mean two answers lists both and is refused.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "smooth": ("smooth-or-featured_smooth",),
+    "elliptical": ("smooth-or-featured_smooth",),
+    "featured": ("smooth-or-featured_featured",),
+    "disk": ("smooth-or-featured_featured",),
+    "disc": ("smooth-or-featured_featured",),
+    "artifact": ("smooth-or-featured_artifact",),
+    "star": ("smooth-or-featured_artifact",),
+    "edge-on": ("disk-edge-on_yes",),
+    "face-on": ("disk-edge-on_no",),
+    "barred": ("bar_yes",),
+    "bar": ("bar_yes",),
+    "unbarred": ("bar_no",),
+    "no bar": ("bar_no",),
+    "spiral": ("has-spiral-arms_yes",),
+    "spiral arms": ("has-spiral-arms_yes",),
+    "no spiral": ("has-spiral-arms_no",),
+    "no bulge": ("bulge-size_none", "edge-on-bulge_none"),
+    "just noticeable bulge": ("bulge-size_just-noticeable",),
+    "obvious bulge": ("bulge-size_obvious",),
+    "dominant bulge": ("bulge-size_dominant",),
+    "odd": ("something-odd_yes",),
+    "not odd": ("something-odd_no",),
+    "round": ("how-rounded_round", "edge-on-bulge_round"),
+    "smooth round": ("how-rounded_round",),
+    "completely round": ("how-rounded_round",),
+    "in-between": ("how-rounded_in-between",),
+    "cigar": ("how-rounded_cigar",),
+    "cigar shaped": ("how-rounded_cigar",),
+    "ring": ("odd-feature_ring",),
+    "lens": ("odd-feature_lens-or-arc",),
+    "arc": ("odd-feature_lens-or-arc",),
+    "disturbed": ("odd-feature_disturbed",),
+    "irregular": ("odd-feature_irregular",),
+    "merger": ("odd-feature_merger",),
+    "dust lane": ("odd-feature_dust-lane",),
+    "round bulge": ("edge-on-bulge_round",),
+    "boxy bulge": ("edge-on-bulge_boxy",),
+    "no edge-on bulge": ("edge-on-bulge_none",),
+    "tight": ("spiral-winding_tight",),
+    "medium winding": ("spiral-winding_medium",),
+    "loose": ("spiral-winding_loose",),
+    "1 arm": ("spiral-arm-count_1",),
+    "2 arms": ("spiral-arm-count_2",),
+    "3 arms": ("spiral-arm-count_3",),
+    "4 arms": ("spiral-arm-count_4",),
+    "many arms": ("spiral-arm-count_more-than-4",),
+    "2": ("spiral-arm-count_2",),
+    "none": ("bulge-size_none", "edge-on-bulge_none"),
+    "yes": ("disk-edge-on_yes", "bar_yes", "has-spiral-arms_yes", "something-odd_yes"),
+    "no": ("disk-edge-on_no", "bar_no", "has-spiral-arms_no", "something-odd_no"),
+}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+
+
+_PLAIN = {_plain(alias): meanings for alias, meanings in ALIASES.items()}
+
+
+def schema(name: str) -> Schema:
+    """The schema of that name."""
+    if name not in SCHEMAS:
+        raise BadInput(f"{name}: no such label schema{nearest(name, SCHEMAS)}")
+    return SCHEMAS[name]
+
+
+def meaning(name: str, tree: Schema = GZ2) -> str | None:
+    """The canonical answer for a canonical name or an alias, None if it is neither; an ambiguous alias is refused with its meanings."""
+    if name in tree.answers:
+        return name
+    meanings = _PLAIN.get(_plain(name), ())
+    if len(meanings) > 1:
+        raise BadInput(f"{name!r} is ambiguous: it can mean {' or '.join(meanings)}; write the one you want")
+    return meanings[0] if meanings else None
+
+
+def resolve(name: str, tree: Schema = GZ2) -> str:
+    """The canonical answer for a canonical name or an alias; anything else is refused with the nearest name."""
+    found = meaning(name, tree)
+    if found is None:
+        raise BadInput(f"{name!r}: no such answer{nearest(name, [*tree.answers, *ALIASES])}")
+    return found

@@ -1,0 +1,131 @@
+"""How far two samples are from each other, and how far two halves of the real one are: every number has its floor beside it.
+
+Distances: Wasserstein-1 of one property, Frechet of an embedding, density and coverage (Naeem et al. 2020). Values and floors are
+taken at the same number of rows, over the same seeded splits, so that the bias of a small sample is in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from galaxysd import seeds
+
+SPLITS = 20
+LEAST = 10  # rows a side below which nothing is said
+NEIGHBOURS = 5
+KNN_ROWS = 1000  # rows a side of the neighbour counts, whose work grows with the square
+CHUNK = 512
+
+Statistic = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A distance of generated from real rows with the same distance between two real halves: medians and 95 % ranges over splits."""
+
+    value: float
+    low: float
+    high: float
+    floor: float
+    floor_low: float
+    floor_high: float
+    rows: int  # on each side of every comparison
+    splits: int
+    worse: Literal["high", "low"] = "high"
+
+    @property
+    def ratio(self) -> float | None:
+        """Value over floor."""
+        return self.value / self.floor if self.floor > 0 else None
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the middle value is worse than nearly all splits of the real rows (a false alarm in at most 1 of 20 equal samples)."""
+        return self.value > self.floor_high if self.worse == "high" else self.value < self.floor_low
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "value": self.value,
+            "range": [self.low, self.high],
+            "floor": self.floor,
+            "floor_range": [self.floor_low, self.floor_high],
+            "ratio": self.ratio,
+            "beyond_floor": self.beyond,
+            "rows": self.rows,
+            "splits": self.splits,
+        }
+
+
+def halves(generated: int, real: int, seed: int, split: int, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of one comparison: as many generated ones and two disjoint parts of the real ones, all of one length."""
+    rows = min(generated, real // 2, most or generated)
+    mixed = seeds.permutation(seed, "evaluate-halves", real, split)
+    return seeds.permutation(seed, "evaluate-generated", generated, split)[:rows], mixed[:rows], mixed[rows : 2 * rows]
+
+
+def beside(
+    statistic: Statistic,
+    generated: Tensor,
+    real: Tensor,
+    seed: int = 0,
+    *,
+    splits: int = SPLITS,
+    most: int | None = None,
+    worse: tuple[Literal["high", "low"], ...] = ("high",),
+) -> list[Beside] | None:
+    """Gives `statistic(real half, generated)` beside `statistic(real half, other half)`, one Beside a component; None when too few rows."""
+    if min(len(generated), len(real) // 2) < LEAST:
+        return None
+    values, floors, rows = [], [], 0
+    for split in range(splits):
+        mine, one, other = halves(len(generated), len(real), seed, split, most)
+        rows = len(mine)
+        values.append(statistic(real[one], generated[mine]).reshape(-1))
+        floors.append(statistic(real[one], real[other]).reshape(-1))
+    ends = torch.tensor([0.5, 0.025, 0.975], dtype=torch.float64)
+    value, low, high = torch.stack(values).double().quantile(ends, dim=0).tolist()  # each one number a component
+    floor, floor_low, floor_high = torch.stack(floors).double().quantile(ends, dim=0).tolist()
+    return [Beside(value[c], low[c], high[c], floor[c], floor_low[c], floor_high[c], rows, splits, side) for c, side in enumerate(worse)]
+
+
+def wasserstein(a: Tensor, b: Tensor) -> Tensor:
+    """Wasserstein-1 distance of two samples of one quantity: the area between their cumulative distributions."""
+    a, b = a.double().sort().values, b.double().sort().values
+    steps = torch.cat((a, b)).sort().values
+    below_a = torch.searchsorted(a, steps[:-1], right=True).double() / len(a)
+    below_b = torch.searchsorted(b, steps[:-1], right=True).double() / len(b)
+    return ((below_a - below_b).abs() * steps.diff()).sum()
+
+
+def frechet(a: Tensor, b: Tensor) -> Tensor:
+    """Frechet distance of the Gaussians that have the means and covariances of `a` [N, E] and `b` [M, E]."""
+    a, b = a.double(), b.double()
+    cov_a, cov_b = torch.atleast_2d(a.T.cov()), torch.atleast_2d(b.T.cov())
+    spread, axes = torch.linalg.eigh(cov_a)
+    root = axes * spread.clamp_min(0).sqrt() @ axes.T
+    # tr sqrt(A B) = tr sqrt(A^1/2 B A^1/2): symmetric, so real eigenvalues; the smallest may be a rounding below zero.
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp_min(0).sqrt().sum()
+    return ((a.mean(0) - b.mean(0)) ** 2).sum() + cov_a.trace() + cov_b.trace() - 2 * cross
+
+
+def density_coverage(real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> Tensor:
+    """Density and coverage [2] of `generated` [M, E] on balls about `real` [N, E] that reach to its k-th real neighbour.
+
+    Density is the mean number of balls a generated row is in, over k (1 for a perfect generator, and it can exceed 1); coverage is the
+    share of balls that hold a generated row. A ball is closed, so identical rows are in each other's.
+    """
+    real, generated = real.float(), generated.float()
+    inside, covered = 0, 0
+    for part in real.split(CHUNK):
+        # The distances are exact, not from a matrix product: two equal rows must be at zero.
+        among = torch.cdist(part, real, compute_mode="donot_use_mm_for_euclid_dist")
+        radius = among.kthvalue(min(k + 1, len(real)), dim=1).values  # a row is its own nearest
+        within = torch.cdist(part, generated, compute_mode="donot_use_mm_for_euclid_dist") <= radius[:, None]
+        inside += int(within.sum())
+        covered += int(within.any(1).sum())
+    return torch.tensor([inside / (k * len(generated)), covered / len(real)], dtype=torch.float64)

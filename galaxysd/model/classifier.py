@@ -1,0 +1,138 @@
+"""A compact network that predicts how volunteers would vote, and the judge: such a network, trained and ready to look at galaxies.
+
+For each question it gives a Dirichlet: the expected fraction of each answer and how firmly it is held. Votes then follow the
+Dirichlet-multinomial law, so that 40 votes teach more than 10. The tree is not built in: fractions are conditional.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from galaxysd import checkpoint
+from galaxysd.config import ModelConfig, from_json
+from galaxysd.data.galaxies import Frame, Galaxies
+from galaxysd.data.schema import Schema, schema
+from galaxysd.data.transforms import Stretch
+from galaxysd.errors import BadInput
+from galaxysd.model.layers import Conv, Linear, NormSiLU
+
+JUDGE = "first-judge"
+
+
+class Block(nn.Module):
+    """Two normed convolutions added to their input; `stride` 2 halves the map first."""
+
+    def __init__(self, inputs: int, outputs: int, group_width: int, stride: int) -> None:
+        super().__init__()
+        self.enter = Conv(inputs, outputs, 3 if stride > 1 else 1, stride) if stride > 1 or inputs != outputs else nn.Identity()
+        self.norm1 = NormSiLU(outputs, group_width)
+        self.conv1 = Conv(outputs, outputs)
+        self.norm2 = NormSiLU(outputs, group_width)
+        self.conv2 = Conv(outputs, outputs, zero=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        out: Tensor = x + self.conv2(self.norm2(self.conv1(self.norm1(x))))
+        return out
+
+
+class Classifier(nn.Module):
+    """Stretched images [B, C, S, S] -> (expected fractions' logits [B, A], log firmness [B, Q]); `embed` gives the layer before."""
+
+    def __init__(self, config: ModelConfig, labels: Schema) -> None:
+        super().__init__()
+        self.labels = labels
+        widths = config.channels
+        self.stem = Conv(config.image_channels * config.unshuffle**2, widths[0])
+        self.unshuffle = config.unshuffle
+        blocks: list[Block] = []
+        for level, width in enumerate(widths):
+            before = widths[max(level - 1, 0)]
+            blocks += [Block(before, width, config.group_width, 2 if level else 1)]
+            blocks += [Block(width, width, config.group_width, 1) for _ in range(config.blocks - 1)]
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = NormSiLU(widths[-1], config.group_width)
+        self.hidden = Linear(2 * widths[-1], config.cond_width)
+        self.out = Linear(config.cond_width, len(labels.answers) + len(labels.questions))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The last hidden layer, [B, cond_width]: mean and peak of every map, mixed."""
+        h = self.norm(self.blocks(self.stem(F.pixel_unshuffle(x, self.unshuffle))))
+        return F.silu(self.hidden(torch.cat((h.mean((2, 3)), h.amax((2, 3))), 1)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits, firmness = self.out(self.embed(x)).float().split([len(self.labels.answers), len(self.labels.questions)], 1)
+        return logits, firmness
+
+
+def concentrations(logits: Tensor, firmness: Tensor, labels: Schema) -> Tensor:
+    """The Dirichlet concentrations of every answer, [B, A]: expected fraction times firmness, which lies between 1 and 1000."""
+    fractions = torch.cat([torch.softmax(logits[:, part], -1) for part in labels.slices], -1)
+    total = torch.exp(firmness.clamp(0.0, 6.9))
+    return fractions.clamp_min(1e-5) * total[:, labels.owner.to(total.device)]
+
+
+def vote_loss(alpha: Tensor, counts: Tensor, labels: Schema) -> Tensor:
+    """Minus the log likelihood of `counts` [B, A] under Dirichlet-multinomials `alpha` [B, A], without the constant of the counts: [B]."""
+    total, voters = labels.voters(alpha), labels.voters(counts)
+    answers = torch.lgamma(alpha + counts) - torch.lgamma(alpha)
+    return -(torch.lgamma(total) - torch.lgamma(total + voters)).sum(1) - answers.sum(1)
+
+
+class Judge:
+    """A trained classifier that looks at galaxies of any size its own divides."""
+
+    def __init__(self, source: checkpoint.Checkpoint) -> None:
+        about = source.about
+        if about["kind"] != "classifier":
+            raise BadInput(f"{source.path}: holds a {about['kind']}, a classifier is needed to judge galaxies")
+        config = from_json(about["config"])
+        self.path, self.digest, self.config = source.path, source.digest, config
+        self.labels = schema(config.condition.schema)
+        self.stretch = Stretch.from_json(about["stretch"])
+        self.frame = Frame.from_json(about["frame"])
+        with torch.device("meta"):
+            net = Classifier(config.model, self.labels)
+        checkpoint.check_shapes(net, source.path)
+        self.net = Classifier(config.model, self.labels)
+        checkpoint.fill(self.net, source.tensors, source.path)
+        self.net.eval().requires_grad_(False)
+
+    def prepare(self, images: Tensor, frame: Frame) -> Tensor:
+        """Stretched images at the judge's own size: larger ones are summed in whole blocks of pixels, which keeps their flux."""
+        if frame.kind != self.frame.kind or frame.bands != self.frame.bands:
+            raise BadInput(
+                f"judge {self.path.stem}: looks at {self.frame.kind} images in {'/'.join(self.frame.bands)}, "
+                f"these are {frame.kind} in {'/'.join(frame.bands)}"
+            )
+        factor, rest = divmod(images.shape[-1], self.frame.size)
+        if rest or factor < 1:
+            raise BadInput(f"judge {self.path.stem}: looks at {self.frame.size} px (or whole multiples), these are {images.shape[-1]} px")
+        if factor > 1:
+            images = F.avg_pool2d(images.float(), factor) * (factor**2 if frame.kind == "flux" else 1)
+        return self.stretch.forward(images)
+
+    @torch.inference_mode()
+    def concentrations(self, galaxies: Galaxies, frame: Frame) -> Tensor:
+        """Dirichlet concentrations of every answer, [B, A]."""
+        parts = self.prepare(galaxies.images, frame).split(256)
+        return torch.cat([concentrations(*self.net(part), self.labels) for part in parts])
+
+    def fractions(self, galaxies: Galaxies, frame: Frame) -> Tensor:
+        """Expected conditional fractions of every answer, [B, A]."""
+        return self.labels.fractions(self.concentrations(galaxies, frame))
+
+    @torch.inference_mode()
+    def embed(self, galaxies: Galaxies, frame: Frame) -> Tensor:
+        """The last hidden layer, [B, E]: a space in which galaxies that look alike are near."""
+        return torch.cat([self.net.embed(part) for part in self.prepare(galaxies.images, frame).split(256)])
+
+
+def load_judge(model: str | Path = JUDGE) -> Judge:
+    """The judge that ships with galaxysd, or a classifier of your own."""
+    path, expected, _ = checkpoint.locate(model)
+    return Judge(checkpoint.read(path, expected))

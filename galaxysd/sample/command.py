@@ -1,0 +1,158 @@
+"""`galaxysd sample`: draws galaxies into a set, and pictures and FITS files beside it where asked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from galaxysd.data import conditions, readers, shards, transforms, writers
+from galaxysd.data.conditions import Conditions
+from galaxysd.data.galaxies import Galaxies
+from galaxysd.diffusion.samplers import SAMPLERS
+from galaxysd.errors import GalaxySDError, Stopped
+from galaxysd.runlog import Progress, StopSignals
+from galaxysd.sample.generate import Generator, Settings, load
+from galaxysd.sample.requests import of_table, repeated, requested
+
+FILES_WORTH_WARNING = 10_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a run folder, a checkpoint, or a bundled name")
+    parser.add_argument("--n", type=int, help="how many galaxies; with --like: at most this many rows of it")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--votes", metavar="ANSWER=FRACTION,...", help="conditional vote fractions; ancestors are filled in and printed")
+    asked.add_argument("--ask", metavar="WORDS", help='answers by name, for example "barred spiral, 2 arms"')
+    asked.add_argument("--like", metavar="TABLE", type=Path, help="one galaxy like each row of a set or a Parquet table")
+    parser.add_argument("--numbers", metavar="NAME=VALUE,...", help="redshift, magnitude, r90_pixels, psf_fwhm_pixels, sky_noise")
+    parser.add_argument("--voters", type=float, default=conditions.TYPICAL_VOTERS, help="how many volunteers the votes stand for (%(default)g)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="index of the first galaxy (%(default)s)")
+    parser.add_argument("--sampler", choices=sorted(SAMPLERS))
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--guidance", type=float, help="1 is none")
+    parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="noise levels between which guidance acts")
+    parser.add_argument("--batch", type=int, default=64, help="galaxies in flight; changes no byte (%(default)s)")
+    parser.add_argument("--workers", type=int, help="threads, each drawing whole units; changes no byte (all cores)")
+    parser.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--shard-rows", type=int, default=1024)
+    parser.add_argument("--png", action="store_true", help="also a PNG of each galaxy, and a grid")
+    parser.add_argument("--fits", action="store_true", help="also a FITS file of each galaxy")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.batch < 1 or args.first < 0 or args.shard_rows < 1:
+        raise GalaxySDError(f"--batch {args.batch}, --first {args.first}, --shard-rows {args.shard_rows}: at least 1, 0 and 1")
+    if args.n is not None and args.n < 1:
+        raise GalaxySDError(f"--n {args.n}: give at least 1")
+    generator = load(args.model, dtype=args.dtype, device=args.device)
+    rows, filled = _asked(args, generator)
+    for line in filled:
+        print(line)
+    settings = Settings.of(
+        generator.config.sample,
+        sampler=args.sampler,
+        steps=args.steps,
+        guidance=args.guidance,
+        interval=None if args.interval is None else tuple(args.interval),
+    )
+    written = draw_set(
+        generator, rows, args.out, args.seed, settings, args.first, args.batch, args.workers, args.shard_rows, png=args.png, fits=args.fits
+    )
+    print(json.dumps(written) if args.json else f"{written['rows']} galaxies in {args.out} ({', '.join(written['holds'])})")
+
+
+def draw_set(
+    generator: Generator,
+    rows: Conditions,
+    out: Path,
+    seed: int,
+    settings: Settings,
+    first: int = 0,
+    batch: int = 64,
+    workers: int | None = None,
+    shard_rows: int = 1024,
+    *,
+    png: bool = False,
+    fits: bool = False,
+) -> dict[str, object]:
+    """Draws one galaxy for each row of conditions into a set; an interrupted one is continued by the same call."""
+    provenance = {**generator.provenance(settings, seed), "first": first, "rows": len(rows), "conditions": _fingerprint(rows)}
+    index = torch.arange(first, first + len(rows))
+    with StopSignals() as stop, shards.SetWriter(out, generator.frame, provenance, shard_rows) as writer:
+        done = writer.done()
+        with Progress("sample", total=len(rows), unit="img") as progress:
+            for number, start in enumerate(range(0, len(rows), shard_rows)):
+                pick = torch.arange(start, min(start + shard_rows, len(rows)))
+                if number not in done:
+                    parts: list[Galaxies] = []
+                    for part in generator.draw(rows.rows(pick), index[pick], seed, settings, batch, workers):
+                        parts.append(part)
+                        progress.update(len(part))
+                        if stop.requested:
+                            raise Stopped(f"{out}: stopped after shard {number - 1}; the same command goes on from there")
+                    writer.write(number, Galaxies.joined(parts))
+                else:
+                    progress.update(len(pick))
+        writer.finish()
+    holds = ["a set"]
+    if png or fits:
+        holds += _beside(out, png, fits)
+    return {"out": str(out), "rows": len(rows), "holds": holds}
+
+
+def _beside(out: Path, png: bool, fits: bool) -> list[str]:
+    """Writes PNG and FITS files of a finished set, by id."""
+    drawn = readers.open_set(out)
+    if len(drawn) > FILES_WORTH_WARNING:
+        print(f"galaxysd: {len(drawn)} galaxies as single files; the set itself holds them in {len(drawn.chunk_rows)}")
+    for galaxies in (drawn.load(number) for number in range(len(drawn.chunk_rows))):
+        pictures = transforms.pictures(galaxies.images, drawn.frame)
+        for row, name in enumerate(galaxies.ids):
+            if png:
+                writers.png(out / "png" / f"{name}.png", pictures[row])
+            if fits:
+                writers.fits(out / "fits" / f"{name}.fits", galaxies, row, drawn.frame, drawn.provenance)
+    if png:
+        writers.grid(out / "grid.png", transforms.pictures(drawn.read(64).images, drawn.frame), columns=8)
+    return [*(["png/", "grid.png"] if png else []), *(["fits/"] if fits else [])]
+
+
+def _asked(args: argparse.Namespace, generator: Generator) -> tuple[Conditions, list[str]]:
+    if args.like is not None:
+        wanted = _like(args.like, args.voters, generator)
+        rows, filled = repeated(wanted, None if args.n is None else min(args.n, len(wanted))), []
+    else:
+        rows, filled = requested(args.votes or args.ask, args.n or 16, args.voters, generator.schema)
+    if args.numbers:
+        given = conditions.parse_numbers(args.numbers)
+        rows.numeric = torch.where(given.isnan(), rows.numeric, given)
+    return rows, filled
+
+
+def _like(path: Path, voters: float, generator: Generator) -> Conditions:
+    if path.is_dir():
+        found = readers.open_set(path)
+        parts = [found.load(number) for number in range(len(found.chunk_rows))]
+        if any(part.cond_counts is not None for part in parts):
+            return conditions.asked(Galaxies.joined(parts))
+        return conditions.like(Galaxies.joined(parts))
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return of_table(pyarrow.parquet.read_table(path), voters, generator.schema)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise GalaxySDError(f"--like {path}: not a set, and not a Parquet table ({error})") from error
+
+
+def _fingerprint(rows: Conditions) -> str:
+    import hashlib
+
+    return hashlib.sha256(rows.counts.numpy().tobytes() + rows.numeric.numpy().tobytes()).hexdigest()

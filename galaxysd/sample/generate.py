@@ -1,0 +1,178 @@
+"""A trained model ready to draw from, and the fixed units of work that make image i the same bytes every time.
+
+Galaxy i always stands at slot i mod U of unit i div U, whatever else is asked for: absent neighbours are padded. A unit is computed
+by one thread, so neither the batch size nor the number of workers nor a restart can change a byte; its noise is keyed by (seed, i).
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from galaxysd import checkpoint, seeds
+from galaxysd.config import SampleConfig, from_json
+from galaxysd.data import conditions
+from galaxysd.data.conditions import Conditions
+from galaxysd.data.galaxies import NUMERIC, Frame, Galaxies
+from galaxysd.data.schema import schema
+from galaxysd.data.transforms import Stretch
+from galaxysd.diffusion.denoiser import Denoiser, frozen, resolve_dtype
+from galaxysd.diffusion.guidance import guided
+from galaxysd.diffusion.samplers import SAMPLERS, levels
+from galaxysd.errors import BadInput, GalaxySDError, nearest
+from galaxysd.model.unet import UNet
+from galaxysd.sample.batch import GalaxyBatch
+from galaxysd.sample.requests import requested
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to draw: part of an image's identity, with model, condition, seed and index."""
+
+    sampler: str
+    steps: int
+    guidance: float
+    interval: tuple[float, float]
+
+    @classmethod
+    def of(cls, config: SampleConfig, **changes: Any) -> Settings:
+        """The config's defaults, with what is not None of `changes`."""
+        chosen = cls(config.sampler, config.steps, config.guidance, config.interval)
+        chosen = replace(chosen, **{name: value for name, value in changes.items() if value is not None})
+        if chosen.sampler not in SAMPLERS:
+            raise GalaxySDError(f"sampler {chosen.sampler}: no such sampler{nearest(chosen.sampler, SAMPLERS)}")
+        if chosen.steps < 1:
+            raise GalaxySDError(f"steps: {chosen.steps}; must be at least 1")
+        return chosen
+
+
+class Generator:
+    """A model to draw galaxies from. Make one with `galaxysd.load(MODEL)`."""
+
+    def __init__(self, source: checkpoint.Checkpoint, dtype: str = "auto", device: str | torch.device = "cpu") -> None:
+        about = source.about
+        if about["kind"] != "denoiser":
+            raise BadInput(f"{source.path}: holds a {about['kind']}, a denoiser is needed to draw galaxies")
+        self.path, self.digest = source.path, source.digest
+        self.config = from_json(about["config"])
+        self.schema = schema(self.config.condition.schema)
+        self.frame = Frame.from_json(about["frame"])
+        self.stretch = Stretch.from_json(about["stretch"])
+        self.trained_on = about["trained_on"]
+        self.device = torch.device(device)
+        with torch.device("meta"):
+            net = UNet(self.config.model, conditions.width(self.schema))
+        checkpoint.check_shapes(net, source.path)
+        net = UNet(self.config.model, conditions.width(self.schema))
+        checkpoint.fill(net, source.tensors, source.path)
+        resolved = resolve_dtype(dtype, self.device)
+        model = Denoiser(net, self.config.diffusion, resolved)
+        model.layout = torch.channels_last if self.device.type == "cuda" or resolved is torch.float32 else torch.contiguous_format
+        self.denoiser = frozen(model).to(self.device)
+
+    def provenance(self, settings: Settings, seed: int) -> dict[str, Any]:
+        """What, with a condition and an index, names an image: model, sampler, guidance, precision, seed, and the build that drew it."""
+        return {
+            "made_by": "galaxysd sample",
+            "model": self.config.name,
+            "model_sha256": self.digest.sha256,
+            "sampler": settings.sampler,
+            "steps": settings.steps,
+            "guidance": settings.guidance,
+            "interval": list(settings.interval),
+            "precision": str(self.denoiser.dtype).removeprefix("torch."),
+            "unit": self.config.sample.unit,
+            "seed": seed,
+            "torch": torch.__version__,
+            "instruction_set": torch.backends.cpu.get_cpu_capability() if self.device.type == "cpu" else torch.cuda.get_device_name(),
+            "machine": platform.machine(),
+        }
+
+    def draw(
+        self, asked: Conditions, index: Tensor, seed: int, settings: Settings, batch: int = 64, workers: int | None = None
+    ) -> Iterator[Galaxies]:
+        """Draws galaxies `index` [B] under the rows of `asked`, in order, about `batch` at a time; `workers` threads draw units side by side."""
+        if not len(index):
+            raise GalaxySDError("n: 0 galaxies asked for; give at least 1")
+        size = self.config.sample.unit
+        features = conditions.encode(asked, self.schema)
+        units: dict[int, list[int]] = {}
+        for row, i in enumerate(index.tolist()):
+            units.setdefault(i // size, []).append(row)
+        numbers = list(units)
+        at_once = max(1, batch // size)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(workers or (threads if self.device.type == "cpu" else 1)) as pool:
+                for first in range(0, len(numbers), at_once):
+                    group = numbers[first : first + at_once]
+                    drawn = list(pool.map(lambda u: self._unit(u, units[u], index, features, seed, settings), group))
+                    rows = torch.tensor([row for unit in group for row in units[unit]])
+                    yield self._galaxies(torch.cat(drawn), asked.rows(rows), index[rows], seed)
+        finally:
+            torch.set_num_threads(threads)
+
+    @torch.inference_mode()
+    def _unit(self, unit: int, rows: list[int], index: Tensor, features: Tensor, seed: int, settings: Settings) -> Tensor:
+        size, frame = self.config.sample.unit, self.frame
+        slots = index[rows] - unit * size
+        padded = features.new_zeros(size, features.shape[1]).index_copy_(0, slots, features[rows]).to(self.device)
+        sigmas = levels(self.config.diffusion, settings.steps)
+        shape = (len(frame.bands), frame.size, frame.size)
+        noise = seeds.normal(seed, "sample", range(unit * size, (unit + 1) * size), shape).to(self.device)
+        denoise = guided(self.denoiser, padded, settings.guidance, settings.interval)
+        x = SAMPLERS[settings.sampler](denoise, noise * sigmas[0], sigmas)
+        return self.stretch.inverse(x.cpu()[slots])
+
+    def _galaxies(self, images: Tensor, asked: Conditions, index: Tensor, seed: int) -> Galaxies:
+        short = self.digest.sha256[:12]
+        n = len(index)
+        return Galaxies(
+            images,
+            counts=torch.zeros(n, len(self.schema.answers)),
+            numeric=torch.full((n, len(NUMERIC)), float("nan")),
+            index=index,
+            ids=[f"gen-{short}-{seed}-{i}" for i in index.tolist()],
+            cond_counts=asked.counts,
+            cond_numeric=asked.numeric,
+        )
+
+    def sample(
+        self,
+        asked: Any = None,
+        n: int | None = None,
+        *,
+        seed: int = 0,
+        voters: int = 40,
+        index: Tensor | None = None,
+        **changes: Any,
+    ) -> GalaxyBatch:
+        """Draws galaxies and gives them as a batch.
+
+        `asked` is votes ("has-spiral-arms_yes=0.9"), answers ("barred spiral, 2 arms"), a table with vote or numeric columns (a
+        mapping, pyarrow, astropy or pandas table: one galaxy a row), `Conditions`, or None for whatever the model likes. `changes`
+        are sampler, steps, guidance and interval.
+        """
+        wanted, _ = requested(asked, n, voters, self.schema)
+        if index is None:
+            index = torch.arange(len(wanted.counts))
+        settings = Settings.of(self.config.sample, **changes)
+        parts = list(self.draw(wanted, index, seed, settings))
+        return GalaxyBatch(Galaxies.joined(parts), self.frame, self.provenance(settings, seed))
+
+
+def load(model: str | Path, *, dtype: str = "auto", device: str | torch.device = "cpu") -> Generator:
+    """Loads a model to draw from: a run folder, a checkpoint folder or file, or the name of a bundled model."""
+    path, expected, warnings = checkpoint.locate(model)
+    for warning in warnings:
+        print(f"galaxysd: {warning}; using {path.parent.name}", file=sys.stderr)
+    return Generator(checkpoint.read(path, expected), dtype, device)

@@ -1,0 +1,48 @@
+"""The classifier's side of training: from a batch of galaxies to the likelihood of their votes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from galaxysd.config import Config
+from galaxysd.data import transforms
+from galaxysd.data.galaxies import Frame, Galaxies
+from galaxysd.data.schema import schema
+from galaxysd.errors import GalaxySDError
+from galaxysd.model.classifier import Classifier, concentrations, vote_loss
+from galaxysd.train.denoise import initialise
+
+
+class ClassifyTask:
+    """Learns how volunteers vote on a galaxy."""
+
+    kind = "classifier"
+
+    def __init__(self, config: Config, frame: Frame, stretch: transforms.Stretch, device: torch.device) -> None:
+        if frame.size != config.model.image_size:
+            raise GalaxySDError(
+                f"model.image_size: {config.model.image_size}, the images are {frame.size} pixels on a side; "
+                f"use --set model.image_size={frame.size}"
+            )
+        self.config, self.frame, self.stretch, self.device = config, frame, stretch, device
+        self.labels = schema(config.condition.schema)
+        self.dtype = torch.float32  # small, and its judgement should not depend on the machine's arithmetic
+
+    def build(self) -> nn.Module:
+        net = Classifier(self.config.model, self.labels)
+        initialise(net, self.config.train.seed)
+        return net.to(self.device)
+
+    def about(self) -> dict[str, Any]:
+        return {"stretch": self.stretch.to_json(), "frame": self.frame.to_json()}
+
+    def loss(self, net: nn.Module, layout: torch.memory_format, galaxies: Galaxies, step: int) -> Tensor:
+        position = torch.arange(len(galaxies)) + step * len(galaxies)
+        x = self.stretch.forward(galaxies.images)
+        if self.config.train.flips:
+            x = transforms.symmetry(x, transforms.codes(self.config.train.seed, "train-symmetry", position, False))
+        logits, firmness = net(x.to(self.device, memory_format=layout))
+        return vote_loss(concentrations(logits, firmness, self.labels), galaxies.counts.to(self.device), self.labels).mean()

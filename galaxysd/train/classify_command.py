@@ -1,0 +1,54 @@
+"""`galaxysd classify train`: the trainer's loop with the classifier's loss. The shipped judge was made by this command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from galaxysd import checkpoint, files
+from galaxysd import config as configs
+from galaxysd.classify import rates
+from galaxysd.model.classifier import load_judge
+from galaxysd.runlog import StopSignals
+from galaxysd.train.classify import ClassifyTask
+from galaxysd.train.command import add_run_arguments, fit_stretch, open_source, require_out, resolve
+from galaxysd.train.loop import train
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", default="judge-32", help=f"one of {', '.join(configs.presets())} (%(default)s)")
+    add_run_arguments(parser)
+    parser.add_argument("--held-out", type=int, default=4096, help="simulated galaxies to print the rates on (%(default)s)")
+    parser.add_argument("--ship", type=Path, metavar="FILE", help="also write the finished classifier as one file, weights in half precision")
+
+
+def run(args: argparse.Namespace) -> None:
+    config = resolve(args)
+    if args.dry_run:
+        print(json.dumps(config.to_json(), indent=1))
+        return
+    source, out = open_source(args, config), require_out(args)
+    task = ClassifyTask(config, source.frame, fit_stretch(source, config), torch.device(args.device))
+    with StopSignals() as stop:
+        result = train(task, source, out, stop)
+    model = result.checkpoint
+    if args.ship is not None:
+        found = checkpoint.read(model / "model.safetensors")
+        halved = {name: tensor.half() for name, tensor in found.tensors.items()}
+        files.commit(args.ship, lambda file: file.write(checkpoint.packed(halved, found.about)))
+        model = args.ship
+    facts: dict[str, object] = {"run": str(out), "model": str(model), "steps": result.steps, "loss": result.loss}
+    if args.simulate is not None:
+        facts["held_out"] = held_out(model, args.simulate.split(","), args.data_seed + 1, args.held_out, config.model.image_size)
+    print(json.dumps(facts, indent=None if args.json else 1))
+
+
+def held_out(model: Path, presets: list[str], seed: int, n: int, size: int) -> dict[str, dict[str, tuple[float, int]]]:
+    """The classifier's rate for each answer on simulated galaxies of another seed, by population."""
+    from galaxysd.simulate.survey import frame, simulate
+
+    judge = load_judge(model)
+    return {name: rates(judge, simulate(name, seed, range(n), size), frame(name, size)) for name in presets}

@@ -1,0 +1,127 @@
+"""`galaxysd train`, also `python -m galaxysd.train`: trains a generator on a set, or on galaxies simulated as they are needed."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+
+from galaxysd import config as configs
+from galaxysd.config import Config
+from galaxysd.data import readers, transforms
+from galaxysd.data.mixed import Mixed
+from galaxysd.data.readers import Source
+from galaxysd.errors import GalaxySDError
+from galaxysd.runlog import StopSignals
+from galaxysd.train import grid, plan
+from galaxysd.train.denoise import DenoiseTask
+from galaxysd.train.loop import Result, train
+
+FIT_ROWS = 2048  # galaxies the stretch is fitted on
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", default="smoke-32", help=f"one of {', '.join(configs.presets())} (%(default)s)")
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """What training a generator and training a classifier have in common."""
+    parser.add_argument("--config", type=Path, help="a TOML file of settings, read after the preset")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=V", help="one setting, read last; may be repeated")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--data", type=Path, help="a set to train on")
+    source.add_argument("--simulate", metavar="PRESET,...", help="train on simulated galaxies, rendered while it trains")
+    parser.add_argument("--n", type=int, default=16_384, help="with --simulate: how many galaxies of each preset (%(default)s)")
+    parser.add_argument("--data-seed", type=int, default=1, help="with --simulate: their seed (%(default)s)")
+    parser.add_argument("--steps", type=int, help="stop after so many steps")
+    parser.add_argument("--images", type=int, help="stop after so many images seen")
+    parser.add_argument("--minutes", type=float, help="stop after so many minutes")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what it costs; start nothing")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path)
+
+
+def run(args: argparse.Namespace) -> None:
+    config, device = resolve(args), torch.device(args.device)
+    if args.dry_run:
+        found = plan.plan(config, device)
+        print(json.dumps({"plan": found, "config": config.to_json()}, indent=1) if args.json else f"{plan.words(found)}\n\n{_toml(config)}")
+        return
+    source, out = open_source(args, config), require_out(args)
+    task = DenoiseTask(config, source.frame, fit_stretch(source, config), device)
+    with StopSignals() as stop:
+        result = train(task, source, out, stop, after=lambda folder, step: grid.write(out, folder, step))
+    report(result, args.json)
+
+
+def resolve(args: argparse.Namespace) -> Config:
+    """The config of these arguments: preset < --config < --set < --steps, --images, --minutes."""
+    config = configs.load(args.preset, args.config, args.set)
+    limits = {name: getattr(args, name) for name in ("steps", "images", "minutes") if getattr(args, name) is not None}
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **limits))
+    configs.check(config)
+    return config
+
+
+def open_source(args: argparse.Namespace, config: Config) -> Source:
+    """The galaxies to train on."""
+    if args.data is not None:
+        return readers.open_set(args.data)
+    if args.simulate is None:
+        raise GalaxySDError("nothing to train on: give --data SET, or --simulate PRESET (tutorial, survey)")
+    if args.n < 1:
+        raise GalaxySDError(f"--n {args.n}: give at least 1")
+    from galaxysd.simulate.survey import SimulatedSource
+
+    sources = [SimulatedSource(name.strip(), args.data_seed, 0, args.n, config.model.image_size) for name in args.simulate.split(",")]
+    return sources[0] if len(sources) == 1 else Mixed(sources)
+
+
+def fit_stretch(source: Source, config: Config) -> transforms.Stretch:
+    """The stretch of a set, fitted on its first galaxies: the same for every run on it."""
+    parts, rows = [], 0
+    for number in range(len(source.chunk_rows)):
+        parts.append(source.load(number).images)
+        rows += len(parts[-1])
+        if rows >= FIT_ROWS:
+            break
+    return transforms.Stretch.fit(source.frame, torch.cat(parts), config.diffusion.sigma_data)
+
+
+def report(result: Result, as_json: bool) -> None:
+    facts = {
+        "run": str(result.run),
+        "checkpoint": str(result.checkpoint),
+        "steps": result.steps,
+        "images": result.images,
+        "seconds": round(result.seconds, 1),
+        "loss": result.loss,
+    }
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        rate = result.images / max(result.seconds, 1e-9)
+        print(f"trained {result.steps} steps, {result.images} images ({rate:.0f} img/s), loss {result.loss:.3f}: {result.checkpoint}")
+
+
+def require_out(args: argparse.Namespace) -> Path:
+    """The --out of these arguments."""
+    if args.out is None:
+        raise GalaxySDError("--out: give the folder of the run")
+    out: Path = args.out
+    return out
+
+
+def _toml(config: Config) -> str:
+    lines = [f"name = {json.dumps(config.name)}"]
+    for section, values in config.to_json().items():
+        if isinstance(values, dict):
+            lines += ["", f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
+    return "\n".join(lines)
+
+

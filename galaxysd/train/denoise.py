@@ -1,0 +1,80 @@
+"""The generator's side of training: from a batch of galaxies to the diffusion loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from galaxysd import seeds
+from galaxysd.config import Config
+from galaxysd.data import conditions, transforms
+from galaxysd.data.galaxies import Frame, Galaxies
+from galaxysd.data.schema import schema
+from galaxysd.diffusion.denoiser import Denoiser, resolve_dtype
+from galaxysd.diffusion.loss import draw_sigma, edm_loss
+from galaxysd.errors import GalaxySDError
+from galaxysd.model.unet import UNet
+
+
+class DenoiseTask:
+    """Learns to denoise galaxies under their conditions."""
+
+    kind = "denoiser"
+
+    def __init__(self, config: Config, frame: Frame, stretch: transforms.Stretch, device: torch.device) -> None:
+        if frame.size != config.model.image_size:
+            raise GalaxySDError(
+                f"model.image_size: {config.model.image_size}, the images are {frame.size} pixels on a side; "
+                f"use --set model.image_size={frame.size} or another preset"
+            )
+        if len(frame.bands) != config.model.image_channels:
+            raise GalaxySDError(
+                f"model.image_channels: {config.model.image_channels}, the images have {len(frame.bands)} bands "
+                f"({', '.join(frame.bands)}); use --set model.image_channels={len(frame.bands)}"
+            )
+        self.config, self.frame, self.stretch, self.device = config, frame, stretch, device
+        self.schema = schema(config.condition.schema)
+        self.dtype = resolve_dtype(config.train.dtype, device)
+
+    def build(self) -> nn.Module:
+        """The network to train, with weights drawn from the run's seed."""
+        net = UNet(self.config.model, conditions.width(self.schema))
+        initialise(net, self.config.train.seed)
+        return net.to(self.device)
+
+    def about(self) -> dict[str, Any]:
+        """What a checkpoint's header says beside config and training data."""
+        return {"stretch": self.stretch.to_json(), "frame": self.frame.to_json()}
+
+    def denoiser(self, net: nn.Module, layout: torch.memory_format) -> Denoiser:
+        wrapped = Denoiser(net, self.config.diffusion, self.dtype)
+        wrapped.layout = layout
+        return wrapped
+
+    def loss(self, net: nn.Module, layout: torch.memory_format, galaxies: Galaxies, step: int) -> Tensor:
+        """The mean loss of one batch, whose rows are positions step * B ... of the run's stream of galaxies."""
+        seed, batch = self.config.train.seed, len(galaxies)
+        place = torch.arange(batch)
+        position = place + step * batch
+        x0 = self.stretch.forward(galaxies.images)
+        if self.config.train.flips:
+            x0 = transforms.symmetry(x0, transforms.codes(seed, "train-symmetry", position, self.config.train.aligned))
+        known = conditions.dropped(conditions.of(galaxies), self.config.condition, seed, position, self.schema)
+        features = conditions.encode(known, self.schema)
+        sigma = draw_sigma(self.config.diffusion, seed, step, place, batch)
+        noise = seeds.normal(seed, "train-noise", position, x0.shape[1:])
+        moved = (each.to(self.device, non_blocking=True) for each in (x0, features, sigma, noise))
+        return edm_loss(self.denoiser(net, layout), *moved).mean()
+
+
+def initialise(net: nn.Module, seed: int) -> None:
+    """Draws every weight anew from counters: He-uniform for matrices and kernels that do not start at zero, by name."""
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if parameter.ndim < 2 or not bool(parameter.any()):
+                continue
+            fan_in = parameter[0].numel()
+            draw = seeds.uniform(seed, f"weights {name}", 0, (parameter.numel(),)).view(parameter.shape)
+            parameter.copy_((2 * draw - 1) * (3.0 / fan_in) ** 0.5)

@@ -1,0 +1,30 @@
+"""The sample grid of a run: what the averaged weights draw now, for the same seed each time, so that runs can be compared by eye."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from galaxysd.data import transforms, writers
+from galaxysd.sample.generate import load
+from galaxysd.sample.requests import requested
+
+ROWS = ("smooth round", "cigar", "edge-on", "spiral", "irregular")
+COLUMNS = 8
+
+
+def write(run: Path, folder: Path, step: int) -> Path | None:
+    """Draws one row of galaxies for each of a few answers into `samples/`; gives the picture's path, None without Pillow."""
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        return None
+    generator = load(folder)
+    parts = [requested(row, COLUMNS, 40, generator.schema)[0] for row in ROWS]
+    wanted = type(parts[0])(torch.cat([part.counts for part in parts]), torch.cat([part.numeric for part in parts]))
+    drawn = generator.sample(wanted, seed=0)
+    path = run / "samples" / f"step-{step:08d}.png"
+    if not path.exists():
+        writers.grid(path, transforms.pictures(drawn.galaxies.images, drawn.frame), columns=COLUMNS, labels=list(ROWS))
+    return path

@@ -1,0 +1,221 @@
+"""The training loop, for any task: batches in a seeded order, steps, a log, checkpoints, and a resume that is bit-exact.
+
+A step is a function of (weights, step number): which galaxies, symmetries, dropped conditions and noise it sees are drawn from
+counters. So a checkpoint is weights, moments and a number, and a run that was killed and run again ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+import galaxysd
+from galaxysd import checkpoint, files
+from galaxysd.config import Config
+from galaxysd.data.galaxies import Galaxies
+from galaxysd.data.readers import Order, Source, batches
+from galaxysd.errors import GalaxySDError, Mismatch, Stopped
+from galaxysd.runlog import Log, Progress, StopSignals
+from galaxysd.train.step import Optimiser
+
+
+class Task(Protocol):
+    """What is learned: a network and its loss. The generator and the classifier are two of these."""
+
+    kind: str
+    config: Config
+    device: torch.device
+    dtype: torch.dtype
+
+    def build(self) -> nn.Module: ...
+    def about(self) -> dict[str, Any]: ...
+    def loss(self, net: nn.Module, layout: torch.memory_format, galaxies: Galaxies, step: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run left: its newest checkpoint, and how far it came."""
+
+    run: Path
+    checkpoint: Path
+    steps: int
+    images: int
+    seconds: float
+    loss: float
+
+
+class NonFinite(GalaxySDError):
+    """The loss or a gradient stopped being a number."""
+
+
+def resolve_layout(name: str, device: torch.device, dtype: torch.dtype) -> torch.memory_format:
+    """`auto` is NHWC on CUDA and for float32 on CPU; bfloat16 on CPU trains faster in NCHW (`python -m benchmarks` measures it)."""
+    if name == "auto":
+        name = "nhwc" if device.type == "cuda" or dtype is torch.float32 else "nchw"
+    return {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}[name]
+
+
+def train(task: Task, source: Source, out: Path, stop: StopSignals, *, after: Callable[[Path, int], None] | None = None) -> Result:
+    """Trains until the first of the config's limits; continues what `out` holds when it is the same run."""
+    config = task.config.train
+    if not (config.steps or config.images or config.minutes):
+        raise GalaxySDError("nothing says when to stop: give --steps, --images or --minutes")
+    with files.held(out):
+        return _Run(task, source, out, stop, after).go()
+
+
+class _Run:
+    """One run in one folder."""
+
+    def __init__(
+        self, task: Task, source: Source, out: Path, stop: StopSignals, after: Callable[[Path, int], None] | None
+    ) -> None:
+        self.task, self.source, self.out, self.stop, self.after = task, source, out, stop, after
+        self.config = task.config.train
+        self.threads = self.config.threads or torch.get_num_threads()
+        self.layout = resolve_layout(self.config.layout, task.device, task.dtype)
+        self.step, self.seconds, self.loss = 0, 0.0, float("nan")
+        self.net: nn.Module
+        self.optimiser: Optimiser
+
+    def description(self) -> dict[str, Any]:
+        """What must be the same for a folder to be continued."""
+        return {
+            "kind": self.task.kind,
+            "config": self.task.config.to_json(),
+            "trained_on": self.source.describe(),
+            "dtype": str(self.task.dtype).removeprefix("torch."),
+            "layout": "nhwc" if self.layout is torch.channels_last else "nchw",
+            "device": self.task.device.type,
+            "threads": self.threads,
+            **self.task.about(),
+        }
+
+    def go(self) -> Result:
+        self._claim()
+        torch.set_num_threads(self.threads)
+        self.net = self.task.build().to(memory_format=self.layout)
+        self.optimiser = Optimiser(self.net, self.config)
+        log = Log(self.out / "log.jsonl")
+        self._resume(log)
+        order = Order(self.source.chunk_rows, self.config.seed)
+        began, last_save = time.monotonic() - self.seconds, time.monotonic()
+        stream = batches(self.source, order, self.step, self.config.batch, workers=1)
+        with Progress("train", total=self._total(), done=self.images, unit="img") as progress:
+            for galaxies in stream:
+                self.seconds = time.monotonic() - began
+                if self.done() >= 1 or self.stop.requested:
+                    break
+                loss = self.task.loss(self.net, self.layout, galaxies, self.step)
+                loss.backward()
+                self._finite(loss, "loss")
+                norm = self.optimiser.step(self.images, self.done())
+                self._finite(norm, "gradient")
+                self.step += 1
+                self.loss = float(loss.detach())
+                progress.update(self.config.batch, note=f"loss {self.loss:.3f}")
+                if self.step % max(self.config.log_steps, 1) == 0:
+                    log.write(step=self.step, images=self.images, loss=self.loss, gradient=float(norm), seconds=round(self.seconds, 1))
+                due = self.config.save_minutes and time.monotonic() - last_save > 60 * self.config.save_minutes
+                if due or (self.config.save_steps and self.step % self.config.save_steps == 0):
+                    self.save()
+                    last_save = time.monotonic()
+        stream.close()
+        folder = self.save()
+        log.write(step=self.step, images=self.images, loss=self.loss, seconds=round(self.seconds, 1), saved=folder.name)
+        if self.done() < 1:
+            raise Stopped(f"{self.out}: stopped at step {self.step} and saved {folder.name}; the same command goes on from there")
+        if self.after is not None:
+            self.after(folder, self.step)
+        return Result(self.out, folder, self.step, self.images, self.seconds, self.loss)
+
+    @property
+    def images(self) -> int:
+        return self.step * self.config.batch
+
+    def done(self) -> float:
+        """How much of the run is behind, by whichever limit is nearest; 1 and more is finished."""
+        config = self.config
+        shares = [
+            self.step / config.steps if config.steps else 0.0,
+            self.images / config.images if config.images else 0.0,
+            self.seconds / (60 * config.minutes) if config.minutes else 0.0,
+        ]
+        return max(shares)
+
+    def _total(self) -> int | None:
+        limits = [self.config.steps * self.config.batch, self.config.images]
+        return min((limit for limit in limits if limit), default=None)
+
+    def _claim(self) -> None:
+        """Writes what this run is, or compares with what the folder says it is."""
+        mine = self.description()
+        path = self.out / "run.json"
+        if not path.exists():
+            foreign = [entry.name for entry in self.out.iterdir() if entry.name != ".lock"]
+            if foreign:
+                raise GalaxySDError(f"{self.out}: not empty ({sorted(foreign)[0]}) and not a run; give a folder that does not exist yet")
+            versions = {"galaxysd": galaxysd.__version__, "torch": torch.__version__, "python": platform.python_version()}
+            files.commit_json(path, {"run": mine, "versions": versions, "machine": platform.processor() or platform.machine()})
+            return
+        theirs = files.read_json(path).get("run", {})
+        if not self.config.threads and isinstance(theirs.get("threads"), int):
+            self.threads = mine["threads"] = theirs["threads"]  # pinned when the run began: sums depend on it
+        for name, here, there in _differences(mine, theirs):
+            raise Mismatch(f"{self.out}: holds another run: {name} is {there!r} there and {here!r} here; use another --out")
+
+    def _resume(self, log: Log) -> None:
+        found = checkpoint.newest(self.out)
+        if found is None:
+            return
+        for refusal in found.refused:
+            print(f"galaxysd: {refusal}; going on from {found.folder.name}", file=sys.stderr)
+        averaged, state = found.file("model").tensors, found.file("training").tensors
+        checkpoint.fill(self.net, {name: averaged[name] for name in averaged}, found.folder)
+        self.net.to(memory_format=self.layout)
+        self.optimiser = Optimiser(self.net, self.config)
+        self.optimiser.restore(averaged, state)
+        self.step, self.seconds = int(found.record["step"]), float(found.record["seconds"])
+        log.write(resumed=self.step, refused=list(found.refused))
+
+    def save(self) -> Path:
+        about = {
+            "kind": self.task.kind,
+            "config": self.task.config.to_json(),
+            "trained_on": self.source.describe(),
+            "step": self.step,
+            "images": self.images,
+            **self.task.about(),
+        }
+        model = checkpoint.packed(self.optimiser.averaged(), about)
+        training = checkpoint.packed(self.optimiser.state(), {"kind": "training", "step": self.step})
+        return checkpoint.save(self.out, self.step, model, training, {"seconds": self.seconds})
+
+    def _finite(self, value: Tensor, what: str) -> None:
+        if torch.isfinite(value):
+            return
+        good = checkpoint.newest(self.out)
+        last = f"the last good checkpoint is {good.folder}" if good else "no checkpoint had been saved"
+        raise NonFinite(
+            f"{self.out}: the {what} of step {self.step} is {float(value)}; nothing of this step was kept, {last}; "
+            "lower train.learning_rate or look at the data of this step"
+        )
+
+
+def _differences(mine: Any, theirs: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        return [
+            found
+            for each in sorted(mine.keys() | theirs.keys())
+            for found in _differences(mine.get(each), theirs.get(each), f"{name}.{each}".lstrip("."))
+        ]
+    plain = list(mine) if isinstance(mine, tuple) else mine
+    return [] if plain == theirs else [(name, mine, theirs)]

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from galaxysd.data.galaxies import Frame, Galaxies
+from galaxysd.data.transforms import symmetry
+from galaxysd.evaluate.features import coarse
+from galaxysd.evaluate.memorisation import compare, nearest
+
+SOFT = torch.full((3,), 0.02)
+
+
+@pytest.fixture(scope="module")
+def sets(survey: Callable[..., Galaxies], frame: Frame) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+    """Coarse pixels of 60 new, 100 held-out and 150 training galaxies, and the training ids."""
+    new, real, train = survey(60, 1, "new"), survey(100, 2, "real"), survey(150, 3, "train")
+    return (*(coarse(each.images, frame, SOFT) for each in (new, real, train)), train.ids)
+
+
+def chunks(train: Tensor, ids: list[str], size: int = 64) -> Iterator[tuple[Tensor, list[str]]]:
+    for first in range(0, len(ids), size):
+        yield train[first : first + size], ids[first : first + size]
+
+
+def test_planted_copies_are_found_however_they_are_turned(sets: tuple[Tensor, Tensor, Tensor, list[str]]) -> None:
+    new, real, train, ids = sets
+    new = new.clone()
+    new[10:18] = symmetry(train[140:148], torch.arange(8))
+    mine, theirs = nearest(new, chunks(train, ids)), nearest(real, chunks(train, ids))
+    assert mine.ids[10:18] == ids[140:148]
+    assert mine.distance[10:18].tolist() == [0.0] * 8
+    assert torch.equal(symmetry(new[10:18], mine.code[10:18]), train[140:148])
+    found = compare(mine, theirs, [f"new-{row}" for row in range(60)])
+    assert found["suspected_copies"] == 8
+    assert {(row["id"], row["train_id"]) for row in found["nearest"][:8]} == {(f"new-{10 + k}", ids[140 + k]) for k in range(8)}
+
+
+def test_one_copy_is_named_though_the_set_as_a_whole_does_not_fail(sets: tuple[Tensor, Tensor, Tensor, list[str]]) -> None:
+    new, real, train, ids = sets
+    new = torch.cat((new[:59], train[77:78]))
+    found = compare(nearest(new, chunks(train, ids)), nearest(real, chunks(train, ids)), [str(row) for row in range(60)])
+    assert found["suspected_copies"] == 1 and not found["exceeds_holdout"]
+    assert found["nearest"][0]["id"] == "59" and found["nearest"][0]["train_id"] == ids[77]
+
+
+def test_distances_are_those_of_the_definition(sets: tuple[Tensor, Tensor, Tensor, list[str]]) -> None:
+    new, _, train, ids = sets
+    found = nearest(new[:5], chunks(train, ids, 40))
+    for row in range(5):
+        turned = torch.cat([symmetry(new[row : row + 1], torch.tensor([code])) for code in range(8)])
+        table = (turned[:, None] - train[None]).square().flatten(2).mean(2).sqrt()  # [8, T]
+        assert float(found.distance[row]) == pytest.approx(float(table.min()), rel=1e-5)
+        assert found.ids[row] == ids[int(table.min(0).values.argmin())]
+
+
+def test_many_copies_exceed_the_holdout_and_new_galaxies_do_not(sets: tuple[Tensor, Tensor, Tensor, list[str]]) -> None:
+    new, real, train, ids = sets
+    theirs = nearest(real, chunks(train, ids))
+    names = [str(row) for row in range(60)]
+    assert not compare(nearest(new, chunks(train, ids)), theirs, names)["exceeds_holdout"]
+    copied = torch.cat((new[:30], train[:30] + 0.001))
+    found = compare(nearest(copied, chunks(train, ids)), theirs, names)
+    assert found["exceeds_holdout"]
+    assert found["suspected_copies"] == 30
+    assert found["closer_than_holdout_1st_percentile"]["rate"] >= 0.5
+    assert found["generated"]["rows"] == 60 and found["held_out"]["rows"] == 100
