@@ -23,7 +23,7 @@ help:
 $(STAMP): pyproject.toml constraints-cpu.txt
 	@echo "installing into $(VENV), a minute or a few (1 to 3 GB)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
 
 # Nothing is overwritten: the second demo goes to runs/demo-2.

@@ -109,8 +109,8 @@ def read(path: Path, expected: files.Digest | None = None) -> Checkpoint:
     return Checkpoint(path, tensors, about, found)
 
 
-def fill(net: nn.Module, tensors: Mapping[str, Tensor], where: Path | str) -> None:
-    """Puts tensors into a network, which may stand on the meta device; every name and shape must be the network's own."""
+def agree(net: nn.Module, tensors: Mapping[str, Tensor], where: Path | str) -> None:
+    """Every name and shape of `tensors` must be the network's own, which may stand on the meta device."""
     wanted = net.state_dict()
     for name in sorted(wanted.keys() ^ tensors.keys()):
         side = "lacks" if name in wanted else "has an unknown tensor"
@@ -118,15 +118,18 @@ def fill(net: nn.Module, tensors: Mapping[str, Tensor], where: Path | str) -> No
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise BadInput(f"{where}: {name} is {tuple(tensor.shape)}, its config asks for {tuple(wanted[name].shape)}")
-    net.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()}, assign=True)
 
 
 def check_shapes(net: nn.Module, path: Path) -> None:
     """Compares a file's header with a network on the meta device, before either takes memory."""
     header, _ = check_header(path)
-    fill(net, {name: torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]], device="meta") for name, entry in header.items()}, path)
+    agree(net, {name: torch.empty(entry["shape"], device="meta") for name, entry in header.items()}, path)
 
 
+def fill(net: nn.Module, tensors: Mapping[str, Tensor], where: Path | str) -> None:
+    """Puts tensors into a network, in the network's own dtype and memory layout."""
+    agree(net, tensors, where)
+    net.load_state_dict(dict(tensors))
 
 
 def save(run: Path, step: int, model: bytes, training: bytes, note: Mapping[str, Any], keep: int = 2) -> Path:

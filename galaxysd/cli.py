@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise GalaxySDError(f"{self.prog.partition(' ')[2]}: {message}".removeprefix(": ") + f"; see {self.prog} --help")
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         # Each level refuses what it does not know, so that the suggestion comes from the options of that very verb.
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:

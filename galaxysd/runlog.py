@@ -5,6 +5,7 @@ The log is appended line by line; a line torn by a crash is dropped when the log
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -26,7 +27,7 @@ class Log:
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab")
+            self._file = self.path.open("ab", buffering=0)  # a line is one write
             self._drop_torn_line()
         except OSError as error:
             raise Unavailable(f"{self.path}: the log cannot be written ({error.strerror}); choose another folder") from error
@@ -38,14 +39,13 @@ class Log:
             self._file.truncate(whole)
 
     def write(self, **fields: Any) -> None:
-        line = json.dumps(_plain(fields), ensure_ascii=False, allow_nan=False) + "\n"
+        line = (json.dumps(_plain(fields), ensure_ascii=False, allow_nan=False) + "\n").encode()
         try:
-            self._file.write(line.encode())
-            self._file.flush()
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            raise Unavailable(
-                f"{self.path}: the log cannot be written ({error.strerror}); free space and run the same command again"
-            ) from error
+            advice = "free space and run the same command again"
+            raise Unavailable(f"{self.path}: the log cannot be written ({error.strerror}); {advice}") from error
 
     def warn(self, text: str) -> None:
         """Logs a warning and says it."""
@@ -64,7 +64,7 @@ class Log:
             for row in kept:
                 shorter.write(**row)
         os.replace(temporary, self.path)
-        self._file = self.path.open("ab")
+        self._file = self.path.open("ab", buffering=0)
 
     def close(self) -> None:
         self._file.close()

@@ -67,7 +67,7 @@ def picture(content: Any, size: int | None) -> Tensor:
         raise Unusable("neither JPEG nor PNG") from error
     except (OSError, ValueError, SyntaxError, EOFError, Warning, Image.DecompressionBombError) as error:
         raise Unusable(f"damaged image: {error}") from error
-    return torch.from_numpy(np.array(colour)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(colour).transpose(2, 0, 1)))
 
 
 def import_table(

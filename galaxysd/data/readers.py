@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -231,7 +231,7 @@ class _Chunks:
 
 def batches(
     source: Source, order: Order, start: int, batch: int, workers: int = 0, cache_bytes: int = CACHE_BYTES
-) -> Iterator[Galaxies]:
+) -> Generator[Galaxies]:
     """Batch `start`, `start` + 1, ... without end: batch b holds the positions b * batch and on. `workers` threads read ahead.
 
     The batches are the same for any number of workers and any start.
@@ -261,7 +261,7 @@ def batches(
     return _ahead(assemble, start, workers) if workers else (assemble(number) for number in itertools.count(start))
 
 
-def _ahead(assemble: Any, start: int, workers: int) -> Iterator[Galaxies]:
+def _ahead(assemble: Any, start: int, workers: int) -> Generator[Galaxies]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="galaxysd-read")
     try:
         waiting = deque(pool.submit(assemble, start + i) for i in range(2 * workers))

@@ -92,7 +92,7 @@ def evaluate(
     """Measures a generated set against a held-out one; with `train`, also looks for copies of training galaxies."""
     features.comparable(generated.frame, held_out.frame, (names[0], names[1]))
     missing: dict[str, str] = {}
-    refused = features.refusal(judge, held_out) if judge is not None and sum(held_out.chunk_rows) else None
+    refused = features.refusal(judge, held_out) if judge is not None else None
     if refused is not None:
         judge, why_no_judge = None, refused
     soft = features.softening(held_out, seed)
@@ -134,7 +134,7 @@ def evaluate(
         "compared_with": (
             f"Distributions are compared with all {len(real)} held-out rows."
             if mixed is None
-            else f"Distributions are compared with {len(compared)} of {len(real)} held-out rows, which have the mix of classes that was asked for."
+            else f"Distributions are compared with {len(compared)} of {len(real)} held-out rows, in the mix of classes that was asked for."
         ),
         "classes": classes,
         "fractions": conditional.fractions(new, real),
@@ -168,7 +168,7 @@ def _median(values: Tensor) -> float | None:
 
 
 def spaces(new: Described, real: Described, seed: int, missing: dict[str, str]) -> dict[str, Any]:
-    """Coverage and density in every feature space, and the Frechet distance where the space is narrow enough for a covariance."""
+    """Coverage and density in every feature space, and the Frechet distance where a mean and a covariance describe it."""
     table: dict[str, Any] = {}
     for name, (mine, theirs, frechet) in _spaces(new, real).items():
         whole = mine.isfinite().all(1), theirs.isfinite().all(1)
@@ -196,7 +196,7 @@ def _spaces(new: Described, real: Described) -> dict[str, tuple[Tensor, Tensor, 
     middle = theirs.nanmedian(0).values
     spread = (theirs - middle).abs().nanmedian(0).values.clamp_min(1e-6)
     found = {
-        "measured properties": ((mine - middle) / spread, (theirs - middle) / spread, True),
+        "measured properties": ((mine - middle) / spread, (theirs - middle) / spread, False),
         "coarse pixels": (*(adaptive_avg_pool2d(of.pixels, SPACE_SIDE).flatten(1) for of in (new, real)), False),
     }
     if new.embedding is not None and real.embedding is not None:

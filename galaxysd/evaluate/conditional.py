@@ -5,6 +5,7 @@ Every rate stands beside the judge's own on held-out galaxies, and beside what i
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -177,19 +178,18 @@ def flux_ratio(generated: Described, held_out: Described, seed: int, bins: int =
     asked, real = generated.cond_numeric[:, MAGNITUDE].double(), held_out.numeric[:, MAGNITUDE].double()
     if int(asked.isfinite().sum()) < LEAST or int(real.isfinite().sum()) < 2 * LEAST:
         return None
-    edges = real[real.isfinite()].quantile(torch.linspace(0, 1, bins + 1, dtype=torch.float64))
-    rows = []
-    for b in range(bins):
-        last = b == bins - 1
-        mine, theirs = (
-            ((m >= edges[b]) & ((m <= edges[b + 1]) if last else (m < edges[b + 1]))).nonzero().flatten() for m in (asked, real)
-        )
-        entry: dict[str, Any] = {"magnitude": [float(edges[b]), float(edges[b + 1])], "generated": len(mine), "held_out": len(theirs)}
+    edges = real[real.isfinite()].quantile(torch.linspace(0, 1, bins + 1, dtype=torch.float64)).tolist()
+
+    def entry(low: float, high: float) -> dict[str, Any]:
+        mine, theirs = (((m >= low) & ((m < high) | (m == high) & (high == edges[-1]))).nonzero().flatten() for m in (asked, real))
+        found: dict[str, Any] = {"magnitude": [low, high], "generated": len(mine), "held_out": len(theirs)}
         if min(len(mine), len(theirs) // 2) >= LEAST:
-            entry["bands"] = {band: _band(generated, held_out, band, frame, mine, theirs, (asked, real), seed) for band in frame.bands}
-        rows.append(entry)
-    outside = int(asked.isfinite().sum()) - sum(row["generated"] for row in rows)
-    return {"bins": rows, "outside_bins": outside, "rows": int(asked.isfinite().sum())}
+            found["bands"] = {band: _band(generated, held_out, band, frame, mine, theirs, (asked, real), seed) for band in frame.bands}
+        return found
+
+    every, whole = [entry(low, high) for low, high in itertools.pairwise(edges)], entry(edges[0], edges[-1])
+    rows = int(asked.isfinite().sum())
+    return {"bins": every, "all": whole, "outside_bins": rows - whole["generated"], "rows": rows}
 
 
 def _band(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -64,8 +65,14 @@ class Beside:
 def halves(generated: int, real: int, seed: int, split: int, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of one comparison: as many generated ones and two disjoint parts of the real ones, all of one length."""
     rows = min(generated, real // 2, most or generated)
-    mixed = seeds.permutation(seed, "evaluate-halves", real, split)
-    return seeds.permutation(seed, "evaluate-generated", generated, split)[:rows], mixed[:rows], mixed[rows : 2 * rows]
+    mixed = _permutation(seed, "evaluate-halves", real, split)
+    return _permutation(seed, "evaluate-generated", generated, split)[:rows], mixed[:rows], mixed[rows : 2 * rows]
+
+
+@lru_cache(maxsize=256)
+def _permutation(seed: int, purpose: str, n: int, split: int) -> Tensor:
+    # Every property is compared over the same splits; drawing one costs more than most statistics of it.
+    return seeds.permutation(seed, purpose, n, split)
 
 
 def beside(

@@ -114,7 +114,7 @@ def describe(source: Rows, softening: Tensor, judge: Judge | None = None, limit:
         if judge is not None:
             fractions.append(judge.fractions(galaxies, frame).float().cpu())
             embedding.append(judge.embed(galaxies, frame).float().cpu())
-        galaxies.images = galaxies.images[:, :, :0, :0]  # the rest is small
+        galaxies.images = galaxies.images.new_empty(len(galaxies), 0)  # not a view, which would keep the pixels; the rest is small
         parts.append(galaxies)
     if not parts:
         raise BadInput("evaluate: the set has no rows; nothing can be measured")
@@ -135,8 +135,10 @@ def describe(source: Rows, softening: Tensor, judge: Judge | None = None, limit:
 
 def refusal(judge: Judge, source: Rows) -> str | None:
     """Why the judge cannot look at these galaxies (other bands, another kind of image, a size it cannot take); None when it can."""
+    one = next(stream(source, 1), None)
     try:
-        judge.fractions(source.load(0).rows(torch.arange(1)), source.frame)
+        if one is not None:
+            judge.fractions(one, source.frame)
     except BadInput as error:
         return str(error)
     return None

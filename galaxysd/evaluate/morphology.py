@@ -13,6 +13,8 @@ from torch.nn.functional import avg_pool1d, pad
 from galaxysd.data.galaxies import Frame
 
 ROUNDS = 20  # adaptive moments halve their distance from the fixed point each round
+WIDEST = 5  # the weight's width is at most the stamp's over this
+NARROWEST = 0.1  # least variance of the weight, in square pixels
 FINE = 10  # growth-curve bins in a pixel
 MAD = 1.4826  # median absolute deviation to standard deviation of a Gaussian
 
@@ -84,7 +86,8 @@ def adaptive_moments(image: Tensor) -> tuple[Tensor, Tensor]:
     """Centroid [B, 2] (x, y in pixels from the middle of the stamp) and covariance [B, 2, 2] of `image` [B, H, W], without its sky.
 
     Each round weighs the light by the Gaussian that the last one found (Bernstein and Jarvis 2002): for a Gaussian galaxy the fixed
-    point is its own covariance. NaN where it leaves the stamp or finds no light.
+    point is its own covariance. The weight stays within the stamp, or wide wings and neighbours would let it grow without end. NaN where
+    the centroid leaves the middle half of the stamp (a neighbour outshines the galaxy) or there is no light.
     """
     size = image.shape[-1]
     axis = torch.arange(size, device=image.device) - (size - 1) / 2
@@ -104,11 +107,18 @@ def adaptive_moments(image: Tensor) -> tuple[Tensor, Tensor]:
         def mean(of: Tensor, weighed: Tensor = weighed, total: Tensor = total) -> Tensor:
             return (weighed * of).sum((1, 2)) / total
 
-        # Twice: a matched Gaussian weight halves both the step of the centroid and the covariance.
-        step_x, step_y = 2 * mean(dx), 2 * mean(dy)
+        # A matched Gaussian weight halves both the covariance and the step of the centroid. Only the covariance is doubled: a doubled step
+        # overshoots on a narrow core in wide wings, and swings out further each round.
+        step_x, step_y = mean(dx), mean(dy)
         new = (2 * mean(dx * dx), 2 * mean(dy * dy), 2 * mean(dx * dy))
-        good = good & (total > 0) & (new[0] > 0.05) & (new[1] > 0.05) & (new[0] * new[1] - new[2] ** 2 > 1e-3)
-        good = good & ((x0 + step_x).abs() < size / 2) & ((y0 + step_y).abs() < size / 2) & (new[0] + new[1] < size**2)
+        good = good & (total > 0) & (new[0] > 0) & (new[1] > 0)
+        fit = (2 * (size / WIDEST) ** 2 / (new[0] + new[1])).clamp(max=1.0)
+        new = (new[0] * fit, new[1] * fit, new[2] * fit)
+        # A star-like core in coarse pixels: a weight narrower than its pixel would see one pixel and nothing of a shape.
+        least = 0.5 * (new[0] + new[1]) - torch.sqrt(0.25 * (new[0] - new[1]) ** 2 + new[2] ** 2)
+        lift = (NARROWEST - least).clamp_min(0.0)
+        new = (new[0] + lift, new[1] + lift, new[2])
+        good = good & ((x0 + step_x).abs() < size / 4) & ((y0 + step_y).abs() < size / 4)
         x0, y0 = torch.where(good, x0 + step_x, x0), torch.where(good, y0 + step_y, y0)
         xx, yy, xy = (torch.where(good, fresh, old) for fresh, old in zip(new, (xx, yy, xy), strict=True))
     centre = torch.where(good[:, None], torch.stack((x0, y0), -1), torch.nan)

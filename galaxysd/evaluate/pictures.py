@@ -55,6 +55,15 @@ def _clean(axes: Axes) -> None:
     axes.tick_params(labelsize=8)
 
 
+def _log(axes: Axes) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+
+
 def distributions(evaluation: Evaluation) -> Figure:
     """One histogram a property: generated, held-out, and the band in which halves of the held-out set lie."""
     found = evaluation.findings["distributions"]
@@ -89,7 +98,8 @@ def distributions(evaluation: Evaluation) -> Figure:
             linestyle=(0, (4, 1)),
             label="generated",
         )
-        axes.set_xscale(scale)
+        if scale == "log":
+            _log(axes)
         axes.set_ylim(bottom=0)
         w1 = each["wasserstein"]
         unit = f" [{each['unit']}]" if each["unit"] else ""
@@ -165,10 +175,10 @@ def fractions(found: dict[str, Any]) -> Figure:
         if real is not None:
             axes.plot([real], [place], "D", color=HELD_OUT, markersize=5)
     axes.set_yticks(range(len(found)), [f"{answer} ({each['generated']['rows']})" for answer, each in found.items()], fontsize=7.5)
-    axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlim(-0.4, 1.02)
     axes.set_xlabel("correlation of requested and measured fraction\nbars: generated (rows); diamonds: judge on held-out votes", fontsize=9)
+    axes.set_ylim(len(found) - 0.4, -0.6)
     return figure
 
 

@@ -92,12 +92,16 @@ def _properties(found: dict[str, Any]) -> str:
 
 def _copies(found: dict[str, Any]) -> str:
     mine, real, share = found["generated"], found["held_out"], found["closer_than_holdout_1st_percentile"]
-    word = "MORE near copies than the holdout" if found["exceeds_holdout"] else "no more near copies than the holdout"
-    return (
+    text = (
         f"Nearest training galaxy: median {mine['median']:.3f} generated, {real['median']:.3f} held-out; 1st percentile "
-        f"{mine['percentile_1']:.3f} and {real['percentile_1']:.3f}; {share['rate']:.3f} of {share['rows']} generated rows are nearer than the "
-        f"held-out 1st percentile: {word}; {found['suspected_copies']} suspected copies."
+        f"{mine['percentile_1']:.3f} and {real['percentile_1']:.3f}; {share['rate']:.3f} of {share['rows']} generated rows "
+        f"are nearer than the held-out 1st percentile; {found['suspected_copies']} suspected copies: "
     )
+    if not found["exceeds_holdout"]:
+        return text + "no more near copies than the holdout."
+    # Blurred or noiseless pictures are nearer to every galaxy, training or not.
+    smooth = " (with no single suspect, smoother or less varied pictures can be the cause)" if not found["suspected_copies"] else ""
+    return text + f"MORE near copies than the holdout{smooth}."
 
 
 def write(folder: Path, evaluation: Evaluation) -> list[Path]:
@@ -170,7 +174,7 @@ def _fraction_table(found: dict[str, Any]) -> list[str]:
 def _flux_table(found: dict[str, Any]) -> list[str]:
     names = next((list(row["bands"]) for row in found["bins"] if "bands" in row), [])
     rows = []
-    for row in found["bins"]:
+    for row in (*found["bins"], found["all"]):
         cells = [f"{row['magnitude'][0]:.2f} to {row['magnitude'][1]:.2f}", str(row["generated"]), str(row["held_out"])]
         for band in names:
             each = row.get("bands", {}).get(band)

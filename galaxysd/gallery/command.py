@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", type=Path, metavar="DATA", help="another set, shown beside it under the same filter")
     parser.add_argument("--out", type=Path, required=True, metavar="PAGE", help="the page, a new .html file")
     parser.add_argument("--limit", type=int, default=LIMIT, help=f"show the first so many galaxies of each set (default {LIMIT})")
-    parser.add_argument("--measured", type=Path, metavar="TABLE", help="a Parquet table with id and answer columns: measured votes, instead of the judge's")
+    parser.add_argument("--measured", type=Path, metavar="TABLE", help="Parquet with id and answer columns: votes instead of the judge's")
     parser.add_argument("--title", help="the page's title (default: the name of SET)")
 
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             measured = look_up(table, galaxies, each.frame, args.measured)
             missing = int((~measured.isfinite().any(1)).sum())
             if missing:
-                notes.append(f"{missing} of {len(galaxies)} {name} galaxies are not in {args.measured.name}: not measured.")
+                notes.append(f"{missing} of {len(galaxies)} {name} galaxies have no votes in {args.measured.name}: not measured.")
         elif judge is None:
             notes.append(f"Votes of the {name} galaxies are not measured: {why}.")
         else:
@@ -109,7 +109,7 @@ def read_measured(path: Path) -> dict[str, dict[str, float | None]]:
 
 
 def look_up(table: dict[str, dict[str, float | None]], galaxies: Galaxies, frame: Frame, path: Path) -> Tensor:
-    """The conditional fractions a table holds for galaxies, [B, A]; NaN where a galaxy or a question is not in it."""
+    """The conditional fractions a table holds for galaxies, [B, A]; NaN where a galaxy, or one answer of the question, is not in it."""
     labels = frame.labels
     found = torch.full((len(galaxies), len(labels.answers)), math.nan)
     for row, name in enumerate(galaxies.ids):
@@ -120,7 +120,11 @@ def look_up(table: dict[str, dict[str, float | None]], galaxies: Galaxies, frame
                 if not 0 <= value < math.inf:
                     raise BadInput(f"{path}: galaxy {name!r} has {answer}={value}; votes and fractions are finite and at least 0")
                 found[row, column] = value
-    if not bool(found.isfinite().any()):
-        raise BadInput(f"{path}: none of its {len(table)} rows has votes for one of the {len(galaxies)} galaxies (by id and answer names)")
     voters = labels.voters(found)[:, labels.owner]
-    return torch.where(voters > 0, found / voters, torch.nan)
+    found = torch.where(voters > 0, found / voters, torch.nan)
+    if not bool(found.isfinite().any()):
+        raise BadInput(
+            f"{path}: none of its {len(table)} rows has votes for one of the {len(galaxies)} galaxies; ids must be theirs, "
+            f"and a question needs a column for each of its answers, such as {' and '.join(labels.questions[0].canonical)}"
+        )
+    return found

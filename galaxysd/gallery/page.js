@@ -138,7 +138,7 @@ function showCard(p, r) {
   card.className = p === 1 ? "second" : "";
   card.replaceChildren(
     make("div", { className: "who" }, make("b", {}, title(panel.label)), make("code", {}, row.id)),
-    brief(panel, row), pairs(numbers(row)), pairs(origin(panel, row)),
+    brief(panel, row), make("div", { className: "columns" }, pairs(numbers(row)), pairs(origin(panel, row))),
   );
   if (panel.measured && !row.measured) card.append(make("p", { className: "quiet" }, "Not measured."));
   card.hidden = false;
@@ -197,7 +197,7 @@ function facts(panel, row) {
     const asked = row.voters[q] > 0, found = row.found && row.found[q] >= 0;
     if (!asked && !found) return;
     const voters = asked ? `${say(row.voters[q], Number.isInteger(row.voters[q]) ? 0 : 1)} ${panel.words === "requested" ? "votes requested" : "votes"}` : "not asked";
-    const head = make("tr", {}, ...["", ...heads(panel)].map((text) => make("th", { scope: "col" }, text)));
+    const head = make("tr", {}, ...["answer", ...heads(panel)].map((text) => make("th", { scope: "col" }, text)));
     const body = make("tbody");
     question.answers.forEach((answer, a) => {
       const line = make("tr", { className: a === row.lead[q] ? "lead" : "" }, make("td", {}, answer));
@@ -205,7 +205,7 @@ function facts(panel, row) {
       if (panel.measured) line.append(make("td", {}, cell(row.measured ? row.measured[column(q, a)] : null, "measured")));
       body.append(line);
     });
-    parts.push(make("h3", {}, title(question.name), " ", make("span", {}, voters)), make("table", { className: "votes" }, make("thead", {}, head), body));
+    parts.push(make("h3", {}, title(question.name), " ", make("span", {}, voters)), make("table", { className: "votes" }, make("thead", { className: parts.length ? "unseen" : "" }, head), body));
   });
   if (!parts.length) parts.push(make("p", { className: "quiet" }, panel.words === "requested" ? "No votes were requested." : "No votes."));
   if (numbers(row).some(([, value]) => value !== null)) parts.push(make("h3", {}, panel.words === "requested" ? "Numbers requested" : "Numbers"), pairs(numbers(row)));

@@ -31,6 +31,13 @@ Batch = tuple[Galaxies, Frame, Tensor | None]  # galaxies, their frame, measured
 FITS_BUDGET = 64 << 20  # characters: a browser still opens a page of this size in seconds
 SMALL_FIGURE = 700  # pixels: a narrower figure is enlarged without smoothing
 HERE = Path(__file__).parent
+WHAT = {
+    "generated": "Drawn by a diffusion model from the votes and numbers on each card. "
+    "No telescope saw these galaxies; none has a position in the sky.",
+    "simulated": "Rendered from a parametric model of galaxies, telescope and noise; the votes are those of simulated volunteers. "
+    "No telescope saw these galaxies.",
+    "observed": "Images of a survey, with the votes that came with them.",
+}
 
 
 def build(
@@ -51,13 +58,13 @@ def build(
         raise GalaxySDError("gallery: no galaxies to show; give a set with at least one")
     schemas = {frame.schema for _, frame, _ in present.values()}
     if len(schemas) > 1:
-        raise BadInput(f"gallery: sets with the label schemas {' and '.join(sorted(schemas))}; their answers cannot be compared on one page")
+        raise BadInput(f"gallery: label schemas {' and '.join(sorted(schemas))}; give sets that answer the same questions")
     records = {name: dict((provenance or {}).get(name, {})) for name in present}
     panels, grids, files_inside, budget = [], [], [], FITS_BUDGET // len(present)
     for number, (name, (galaxies, frame, measured)) in enumerate(present.items()):
         inside = fits_blocks(galaxies, frame, records[name], f"fits-{number}", budget)
         panel = rows.describe(galaxies, frame, measured, records[name])
-        panel |= {"label": name, "about": _about(frame, records[name]), "recipe": rows.recipe(galaxies, frame, records[name])}
+        panel |= {"label": name, "about": _about(records[name]), "recipe": rows.recipe(galaxies, frame, records[name])}
         panel |= {"fits": len(inside), "why": _why_no_fits(frame, len(inside), len(galaxies))}
         panels.append(panel)
         grids.append(_grid(number, name, galaxies, frame))
@@ -165,7 +172,7 @@ def _lede(present: Mapping[str, Batch]) -> str:
     return f"{counts} galaxies, {frame.size} × {frame.size} pixels of {what}{scale}"
 
 
-def _about(frame: Frame, provenance: Mapping[str, Any]) -> dict[str, str]:
+def _about(provenance: Mapping[str, Any]) -> dict[str, str]:
     """The set's provenance as words, for the card and the footer."""
     return {str(name): value if isinstance(value, str) else json.dumps(value, default=str) for name, value in provenance.items()}
 
@@ -220,18 +227,13 @@ def _footer(present: Mapping[str, Batch], records: Mapping[str, Mapping[str, Any
     parts = []
     for (name, (galaxies, _, measured)), panel in zip(present.items(), panels, strict=True):
         about = "".join(f"<div><dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd></div>" for key, value in panel["about"].items())
-        recipe = f"<p>One of them again, with its index for INDEX:</p><pre><code>{html.escape(panel['recipe'])}</code></pre>" if panel["recipe"] else ""
+        again = "<p>One of them again, with its index for INDEX:</p>"
+        recipe = f"{again}<pre><code>{html.escape(panel['recipe'])}</code></pre>" if panel["recipe"] else ""
         why = f"<p>{html.escape(panel['why'])}</p>" if panel["why"] else ""
         votes = "" if measured is None else " Measured votes are a network's estimate of what volunteers would answer."
         words = WHAT[rows.kind(galaxies, records[name])]
         parts.append(
             f'<section><h2>{html.escape(_title(name))}</h2><p>{words}{votes}</p>{why}<dl class="about">{about}</dl>{recipe}</section>\n'
         )
-    return f'<div class="origins">\n{"".join(parts)}</div>\n<p class="made">Written by galaxysd {html.escape(__version__)}. This page requests nothing.</p>'
-
-
-WHAT = {
-    "generated": "Drawn by a diffusion model from the votes and numbers on each card. No telescope saw these galaxies; none has a position in the sky.",
-    "simulated": "Rendered from a parametric model of galaxies, telescope and noise; the votes are simulated volunteers. No telescope saw them.",
-    "observed": "Images of a survey, with the votes that came with them.",
-}
+    made = f"Written by galaxysd {html.escape(__version__)}. Everything is inside this page; it sends nothing and asks for nothing."
+    return f'<div class="origins">\n{"".join(parts)}</div>\n<p class="made">{made}</p>'

@@ -19,7 +19,7 @@ TEXT_LIMIT = 200  # characters of a further column
 
 
 def leading(votes: Tensor, labels: Schema) -> Tensor:
-    """The answer most voted for in each question, int64 [B, Q]; -1 where the question was not asked or its parent's leading answer leads elsewhere.
+    """The answer most voted for in each question, int64 [B, Q]; -1 where nobody was asked or the leading answers lead elsewhere.
 
     Two of 40 volunteers who saw a bar in a smooth galaxy make no barred galaxy: a question counts only along the leading path.
     A parent that nobody was asked leaves its children to speak for themselves.
@@ -76,7 +76,11 @@ def describe(galaxies: Galaxies, frame: Frame, measured: Tensor | None, provenan
 
 def tree(labels: Schema) -> list[dict[str, Any]]:
     """The questions as the page needs them."""
-    return [{"name": q.name.replace("-", " "), "text": q.text, "answers": [a.replace("-", " ") for a in q.answers]} for q in labels.questions]
+
+    def words(name: str) -> str:
+        return name.replace("-", " ")
+
+    return [{"name": words(each.name), "text": each.text, "answers": list(map(words, each.answers))} for each in labels.questions]
 
 
 def number_names() -> list[str]:

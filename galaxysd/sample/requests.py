@@ -57,10 +57,11 @@ def of_table(table: Any, voters: float, labels: Schema) -> Conditions:
             numeric[NUMERIC.index(plain)] = _numbers(name, values)
         elif plain not in ("id", "index", "seed", "is_synthetic", "provenance"):
             try:
-                counts[labels.index(resolve(plain, labels))] = _numbers(name, values)
+                column = labels.index(resolve(plain, labels))
             except BadInput as error:
                 known = (*labels.answers, *NUMERIC)
                 raise BadInput(f"table: column {name!r} is neither an answer nor a number to ask for{nearest(name, known)}") from error
+            counts[column] = _numbers(name, values)
     if not counts and not numeric:
         raise BadInput("table: no column is an answer or a number to ask for, so it asks for nothing")
     rows = len(next(iter([*counts.values(), *numeric.values()])))

@@ -97,19 +97,21 @@ def in_process(source: SimulatedSource, todo: list[int], stop: StopSignals) -> I
 
 
 def in_processes(source: SimulatedSource, todo: list[int], workers: int, stop: StopSignals) -> Iterator[tuple[int, Galaxies]]:
-    """Renders shards in worker processes; gives them as they are ready, and holds no more than one waiting for each worker."""
+    """Renders shards in worker processes and gives them as they are ready; on a request to stop, those under way and no more."""
     workers = min(workers, len(todo))
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_prepare)
     waiting = iter(todo)
     running: dict[Future[tuple[Any, ...]], int] = {}
     try:
-        while not stop.requested:
-            while len(running) < 2 * workers and (number := next(waiting, None)) is not None:
+        while True:
+            # One more than the workers: it starts while the last one is written. A longer queue would delay a stop.
+            while not stop.requested and len(running) <= workers and (number := next(waiting, None)) is not None:
                 running[pool.submit(_render, source, number)] = number
+            if stop.requested:
+                running = {future: number for future, number in running.items() if not future.cancel()}
             if not running:
                 return
-            ready, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
-            for future in ready:
+            for future in wait(running, timeout=POLL, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), _unpacked(*future.result())
     except BrokenProcessPool as error:
         if not stop.requested:

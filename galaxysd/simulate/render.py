@@ -74,20 +74,6 @@ def moffat_transfer(k: Tensor, fwhm: Tensor) -> Tensor:
     return (1 + x + x * x / 3) * torch.exp(-x)
 
 
-def deposit(image: Tensor, place: Tensor, amount: Tensor) -> None:
-    """Adds `amount` [B, C] at `place` [B, 2] (x and y in grid points) of image [B, C, H, W], shared by the four points around it."""
-    rows = torch.arange(len(image), device=image.device)
-    height, width = image.shape[2:]
-    base = torch.floor(place)
-    part = place - base
-    for dx in (0, 1):
-        for dy in (0, 1):
-            column, line = base[:, 0].long() + dx, base[:, 1].long() + dy
-            inside = (column >= 0) & (column < width) & (line >= 0) & (line < height)
-            share = (part[:, 0] - (1 - dx)).abs() * (part[:, 1] - (1 - dy)).abs() * inside
-            image[rows, :, line.clamp(0, height - 1), column.clamp(0, width - 1)] += share[:, None] * amount
-
-
 def core(lat: Latents, x: Tensor, y: Tensor, grid: Grid, boxy: bool) -> Tensor:
     """The Sersic component: [B, H, W]."""
     u, v = profiles.rotated(x, y, lat.angle)
@@ -97,13 +83,25 @@ def core(lat: Latents, x: Tensor, y: Tensor, grid: Grid, boxy: bool) -> Tensor:
         v[bent] = v[bent] - amplitude * torch.sin(2 * math.pi * u[bent] / wave + phase)
     exponent = lat.core_boxy if boxy else None
     area = profiles.superellipse_area(lat.core_boxy) if boxy else math.pi
-    shape = lat.core_sersic, lat.core_radius, lat.core_ratio, grid.step
-    image = profiles.sersic(profiles.radius(u, v, lat.core_ratio, exponent), *shape, area)
-    place = lat.centre / grid.step + (grid.side - 1) / 2  # in grid points
-    # A bent body is shallow: it has no cusp, and no centre on the grid to give the light to.
-    lacks = profiles.missing_light(place - torch.floor(place), lat.angle, *shape, exponent) * (lat.warp[:, 0] == 0)
-    deposit(image[:, None], place, lacks[:, None] / grid.step**2)
+    r = profiles.radius(u, v, lat.core_ratio, exponent)
+    image = profiles.sersic(r, lat.core_sersic, lat.core_radius, lat.core_ratio, grid.step, area)
     return profiles.wide(lat.core_share) * image
+
+
+def cusp(lat: Latents, grid: Grid) -> Tensor:
+    """The share of each galaxy's light that the grid's samples of its core lack: [B]."""
+    place = lat.centre / grid.step + (grid.side - 1) / 2  # in grid points
+    shape = lat.core_sersic, lat.core_radius, lat.core_ratio, grid.step
+    lacks = torch.zeros_like(lat.magnitude)
+    # A bent body is shallow: it has no cusp.
+    for boxy in (False, True):
+        pick = torch.nonzero(((lat.core_boxy != 2) == boxy) & (lat.warp[:, 0] == 0))[:, 0]
+        if len(pick):
+            part = tuple(each[pick] for each in shape[:3])
+            exponent = lat.core_boxy[pick] if boxy else None
+            offset = (place - torch.floor(place))[pick]
+            lacks[pick] = profiles.missing_light(offset, lat.angle[pick], *part, grid.step, exponent)
+    return lat.core_share * lacks
 
 
 def disc(lat: Latents, x: Tensor, y: Tensor, texture: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
@@ -188,25 +186,37 @@ def absorbed(lat: Latents, x: Tensor, y: Tensor) -> Tensor:
     return FOREGROUND + (1 - FOREGROUND) * through
 
 
-def stars(lat: Latents, image: Tensor, grid: Grid) -> None:
-    """Adds the field's stars to the fine grid."""
-    for s in range(lat.star_flux.shape[1]):
-        if bool((lat.star_flux[:, s] > 0).any()):
-            deposit(image, lat.star_place[:, s] / grid.step + (grid.side - 1) / 2, lat.star_flux[:, s] / grid.step**2)
+def points(lat: Latents, grid: Grid) -> tuple[Tensor, Tensor]:
+    """What is smaller than the grid resolves, the field's stars and the galaxy's cusp: places [B, P, 2] and fluxes [B, P, 3]."""
+    flux = lat.colours[:, 0] * (cusp(lat, grid) * 10 ** (0.4 * (22.5 - lat.magnitude)))[:, None]
+    origin = torch.zeros(len(lat), 1, 1, device=flux.device)
+    flux = torch.where(lat.lane_depth[:, None] > 0, flux * absorbed(lat, origin, origin)[:, :, 0, 0], flux)
+    place = torch.cat([lat.star_place, lat.centre[:, None]], 1)
+    inside = (place.abs() < grid.side * grid.step / 2).all(-1, keepdim=True)
+    return place, torch.cat([lat.star_flux, flux[:, None]], 1) * inside
 
 
-def observed(image: Tensor, lat: Latents, grid: Grid, seeing: bool = True) -> Tensor:
-    """Surface brightness on the fine grid as flux per pixel, through atmosphere and pixels: [B, 3, size, size]."""
+def waves(place: Tensor, flux: Tensor, kx: Tensor, ky: Tensor, grid: Grid) -> Tensor:
+    """The transform of point sources at their exact places, as surface brightness on the grid: [B, 3, ky, kx]."""
+    origin = (grid.side - 1) / 2 * grid.step  # of the grid's first point
+    phase = (-2 * math.pi) * (place + origin)
+    along = torch.polar(torch.ones((), device=flux.device), phase[..., :1] * kx)  # [B, P, kx]
+    across = torch.polar(torch.ones((), device=flux.device), phase[..., 1:] * ky)
+    weighted = (flux / grid.step**2).transpose(1, 2)[:, :, None] * across.transpose(1, 2)[:, None]  # [B, 3, ky, P]
+    return (weighted.flatten(1, 2) @ along).unflatten(1, (3, -1))
+
+
+def observed(image: Tensor, lat: Latents, grid: Grid) -> Tensor:
+    """Surface brightness on the fine grid, and points, as flux per pixel through atmosphere and pixels: [B, 3, size, size]."""
     n, step = grid.padded, grid.step
     ky = torch.fft.fftfreq(n, step, device=image.device)
     kx = torch.fft.rfftfreq(n, step, device=image.device)
     # A grid value is a sample; its cell's integral is the sample of the profile blurred by the cell.
     cell = torch.sinc(ky * step)[:, None] * torch.sinc(kx * step) * step**2
-    spectrum = torch.fft.rfft2(image, s=(n, n))
-    if seeing:
-        k = torch.sqrt(ky[:, None] ** 2 + kx**2)
-        fwhm = lat.seeing[:, None] * torch.tensor(SEEING, device=image.device)
-        cell = cell * moffat_transfer(k, fwhm[:, :, None, None])
+    spectrum = torch.fft.rfft2(image, s=(n, n)) + waves(*points(lat, grid), kx, ky, grid)
+    k = torch.sqrt(ky[:, None] ** 2 + kx**2)
+    fwhm = lat.seeing[:, None] * torch.tensor(SEEING, device=image.device)
+    cell = cell * moffat_transfer(k, fwhm[:, :, None, None])
     fine = torch.fft.irfft2(spectrum * cell, s=(n, n))
     margin = (grid.side - OVER * grid.size) // 2
     inner = slice(margin, margin + OVER * grid.size)
@@ -220,9 +230,7 @@ def clean(lat: Latents, size: int, pixel_scale: float, seed: int) -> Tensor:
     parts = []
     for start in range(0, len(lat), at_once):
         part = lat.rows(torch.arange(start, min(start + at_once, len(lat)), device=lat.index.device))
-        image = light(part, seed, grid)
-        stars(part, image, grid)
-        parts.append(observed(image, part, grid))
+        parts.append(observed(light(part, seed, grid), part, grid))
     return torch.cat(parts)
 
 

@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -104,23 +105,31 @@ class _Run:
         torch.set_num_threads(self.threads)
         self.net = self.task.build().to(memory_format=self.layout)
         self.optimiser = Optimiser(self.net, self.config)
-        log = Log(self.out / "log.jsonl")
-        self._resume(log)
-        order = Order(self.source.chunk_rows, self.config.seed)
+        with Log(self.out / "log.jsonl") as log:
+            self._resume(log)
+            if self.done() < 1:
+                self._steps(log)
+            folder = self.save()
+            log.write(step=self.step, images=self.images, loss=self.loss, seconds=round(self.seconds, 1), saved=folder.name)
+        if self.done() < 1:
+            raise Stopped(f"{self.out}: stopped at step {self.step} and saved {folder.name}; the same command goes on from there")
+        if self.after is not None:
+            self.after(folder, self.step)
+        return Result(self.out, folder, self.step, self.images, self.seconds, self.loss)
+
+    def _steps(self, log: Log) -> None:
+        """Steps until a limit is reached or a stop is asked for."""
         began, last_save = time.monotonic() - self.seconds, time.monotonic()
+        order = Order.of(self.source, self.config.seed)
         stream = batches(self.source, order, self.step, self.config.batch, workers=1)
-        with Progress("train", total=self._total(), done=self.images, unit="img") as progress:
-            for galaxies in stream:
-                self.seconds = time.monotonic() - began
-                if self.done() >= 1 or self.stop.requested:
-                    break
-                loss = self.task.loss(self.net, self.layout, galaxies, self.step)
-                loss.backward()
+        with closing(stream), Progress("train", total=self._total(), done=self.images, unit="img") as progress:
+            while self.done() < 1 and not self.stop.requested:
+                loss = self.task.loss(self.net, self.layout, next(stream), self.step)
                 self._finite(loss, "loss")
-                norm = self.optimiser.step(self.images, self.done())
-                self._finite(norm, "gradient")
+                loss.backward()
+                norm = self.optimiser.step(self.images, self.done(), lambda norm: self._finite(norm, "gradient"))
                 self.step += 1
-                self.loss = float(loss.detach())
+                self.loss, self.seconds = float(loss.detach()), time.monotonic() - began
                 progress.update(self.config.batch, note=f"loss {self.loss:.3f}")
                 if self.step % max(self.config.log_steps, 1) == 0:
                     log.write(step=self.step, images=self.images, loss=self.loss, gradient=float(norm), seconds=round(self.seconds, 1))
@@ -128,14 +137,6 @@ class _Run:
                 if due or (self.config.save_steps and self.step % self.config.save_steps == 0):
                     self.save()
                     last_save = time.monotonic()
-        stream.close()
-        folder = self.save()
-        log.write(step=self.step, images=self.images, loss=self.loss, seconds=round(self.seconds, 1), saved=folder.name)
-        if self.done() < 1:
-            raise Stopped(f"{self.out}: stopped at step {self.step} and saved {folder.name}; the same command goes on from there")
-        if self.after is not None:
-            self.after(folder, self.step)
-        return Result(self.out, folder, self.step, self.images, self.seconds, self.loss)
 
     @property
     def images(self) -> int:
@@ -179,9 +180,7 @@ class _Run:
         for refusal in found.refused:
             print(f"galaxysd: {refusal}; going on from {found.folder.name}", file=sys.stderr)
         averaged, state = found.file("model").tensors, found.file("training").tensors
-        checkpoint.fill(self.net, {name: averaged[name] for name in averaged}, found.folder)
-        self.net.to(memory_format=self.layout)
-        self.optimiser = Optimiser(self.net, self.config)
+        checkpoint.agree(self.net, averaged, found.folder)
         self.optimiser.restore(averaged, state)
         self.step, self.seconds = int(found.record["step"]), float(found.record["seconds"])
         log.write(resumed=self.step, refused=list(found.refused))
@@ -205,7 +204,7 @@ class _Run:
         good = checkpoint.newest(self.out)
         last = f"the last good checkpoint is {good.folder}" if good else "no checkpoint had been saved"
         raise NonFinite(
-            f"{self.out}: the {what} of step {self.step} is {float(value)}; nothing of this step was kept, {last}; "
+            f"{self.out}: the {what} of step {self.step} is {float(value.detach())}; nothing of this step was kept, {last}; "
             "lower train.learning_rate or look at the data of this step"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +25,13 @@ class Optimiser:
             self.parameters, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8, weight_decay=config.weight_decay, fused=True
         )
 
-    def step(self, images: int, progress: float) -> Tensor:
-        """Applies the gradients; `images` were seen before this step and the run is `progress` of its way. Gives the gradient's norm."""
+    def step(self, images: int, progress: float, check: Callable[[Tensor], None]) -> Tensor:
+        """Applies the gradients; `images` were seen before this step and the run is `progress` of its way. Gives the gradient's norm.
+
+        `check` looks at the norm before any weight is changed, and may refuse by raising.
+        """
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip or math.inf, foreach=True)
+        check(norm)
         for group in self.adam.param_groups:
             group["lr"] = learning_rate(self.config, images, progress)
         self.adam.step()

@@ -95,7 +95,8 @@ def test_an_obedient_model_reaches_the_judges_rate_and_shuffled_requests_fall_to
     own, asked = survey(400, 0), votes(*[name for name in PATHS for _ in range(50)])
     found = agreement(described(torch.zeros_like(asked), seen(asked), asked), described(own, seen(own)), 0)
     assert found is not None
-    assert set(found["classes"]) == set(CLASSES) and found["rows"] == 200
+    assert set(found["classes"]) == set(CLASSES)
+    assert found["rows"] == 200
     assert found["generated"] == {"hits": 200, "rows": 200, "rate": 1.0, "interval": found["generated"]["interval"]}
     assert found["mean_ratio"] == 1.0
     assert found["chance"] == pytest.approx(0.25)
@@ -129,8 +130,11 @@ def test_fractions_correlate_over_known_rows_only() -> None:
     assert table is not None
     assert set(table) == set(GZ2.questions[6].canonical)
     mine, real = table["how-rounded_round"]["generated"], table["how-rounded_round"]["held_out"]
-    assert mine["rows"] == 30 and mine["correlation"] == pytest.approx(1.0) and mine["mean_absolute_error"] == pytest.approx(0.0, abs=1e-6)
-    assert real["rows"] == 60 and real["correlation"] == pytest.approx(-1.0)
+    assert mine["rows"] == 30
+    assert mine["correlation"] == pytest.approx(1.0)
+    assert mine["mean_absolute_error"] == pytest.approx(0.0, abs=1e-6)
+    assert real["rows"] == 60
+    assert real["correlation"] == pytest.approx(-1.0)
     assert table["how-rounded_in-between"]["generated"]["correlation"] is None  # constant: no correlation is claimed
 
 
@@ -141,7 +145,8 @@ def test_held_out_rows_are_chosen_for_the_requested_mix() -> None:
     assert rows is not None
     found = by_votes(own[rows], GZ2)
     cigars, edges = int(found[:, GZ2.index("how-rounded_cigar")].sum()), int(found[:, GZ2.index("disk-edge-on_yes")].sum())
-    assert cigars + edges == len(rows) and abs(cigars - 3 * edges) <= 3
+    assert cigars + edges == len(rows)
+    assert abs(cigars - 3 * edges) <= 3
     assert cigars == int(by_votes(own, GZ2)[:, GZ2.index("how-rounded_cigar")].sum())
     like = torch.zeros(40, 5)
     assert same_mix(described(asked, None, asked, asked_numeric=like), described(own), 0) is None
@@ -161,7 +166,9 @@ def test_flux_ratio_sees_one_bright_band_and_no_more() -> None:
         properties={"flux_g": flux[n:].float(), "flux_r": 1.1 * flux[n:].float(), "flux_i": flux[n:].float()},
     )
     found = flux_ratio(new, real, 0)
-    assert found is not None and len(found["bins"]) == 4 and sum(row["held_out"] for row in found["bins"]) == n
+    assert found is not None
+    assert len(found["bins"]) == 4
+    assert sum(row["held_out"] for row in found["bins"]) == n
     for row in found["bins"]:
         assert row["bands"]["r"]["ratio"] == pytest.approx(1.1, abs=0.02)
         assert row["bands"]["r"]["ratio"] > row["bands"]["r"]["floor_range"][1]

@@ -84,7 +84,8 @@ def test_equal_samples_seldom_pass_the_floor_and_shifted_ones_do() -> None:
     for seed in range(40):
         real, new = drawn(300, "real", seed=seed)[:, 0], drawn(150, "new", seed=seed)[:, 0]
         equal, shifted = beside(wasserstein, new, real), beside(wasserstein, new + 0.5, real)
-        assert equal is not None and shifted is not None
+        assert equal is not None
+        assert shifted is not None
         alarms, caught = alarms + equal[0].beyond, caught + shifted[0].beyond
     assert alarms <= 4
     assert caught >= 38
@@ -96,10 +97,14 @@ def test_a_collapsed_generator_is_seen_by_coverage_and_not_by_density() -> None:
     found = beside(density_coverage, one, real, worse=("low", "low"), splits=5)
     assert found is not None
     density, coverage = found
-    assert coverage.beyond and coverage.value < 0.5 < 0.9 < coverage.floor
-    assert not density.beyond and density.rows == 200
+    assert coverage.beyond
+    assert coverage.value < 0.5 < 0.9 < coverage.floor
+    assert not density.beyond
+    assert density.rows == 200
     wide = beside(frechet, one, real, splits=5)
-    assert wide is not None and wide[0].beyond and (wide[0].ratio or 0) > 10
+    assert wide is not None
+    assert wide[0].beyond
+    assert (wide[0].ratio or 0) > 10
 
 
 def test_too_few_rows_say_nothing() -> None:

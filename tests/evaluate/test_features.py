@@ -17,9 +17,12 @@ NAMES = ("SET", "DATA")
 
 def test_a_limit_takes_a_seeded_sample_from_all_of_a_sorted_set() -> None:
     chosen = [rows.tolist() for rows in pick([40, 5, 55], 30, 0)]
-    assert sum(len(rows) for rows in chosen) == 30 and all(chosen)
+    assert sum(len(rows) for rows in chosen) == 30
+    assert all(chosen)
     assert all(rows == sorted(set(rows)) for rows in chosen)
-    assert max(chosen[0]) < 40 and max(chosen[1]) < 5 and max(chosen[2]) < 55
+    assert max(chosen[0]) < 40
+    assert max(chosen[1]) < 5
+    assert max(chosen[2]) < 55
     assert chosen == [rows.tolist() for rows in pick([40, 5, 55], 30, 0)] != [rows.tolist() for rows in pick([40, 5, 55], 30, 1)]
     assert [len(rows) for rows in pick([40, 5, 55], None, 0)] == [40, 5, 55]
 
@@ -34,7 +37,8 @@ def test_rows_keep_their_labels_through_chunks(survey: Callable[..., Galaxies], 
     assert torch.equal(pieces.counts, galaxies.counts)
     assert torch.equal(pieces.pixels, whole.pixels)
     assert torch.allclose(pieces.properties["r50"], whole.properties["r50"], rtol=1e-5)
-    assert pieces.fractions is None and pieces.embedding is None
+    assert pieces.fractions is None
+    assert pieces.embedding is None
 
 
 def test_softening_is_the_noise_of_the_sky(survey: Callable[..., Galaxies], frame: Frame) -> None:

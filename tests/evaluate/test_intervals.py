@@ -26,6 +26,7 @@ def test_the_interval_of_a_ratio_holds_the_truth_in_95_of_100() -> None:
     held = 0
     for a, b in zip(mine, theirs, strict=True):
         found = ratio(Rate(a, n), Rate(b, m))
-        assert found["low"] is not None and found["high"] is not None
+        assert found["low"] is not None
+        assert found["high"] is not None
         held += found["low"] <= p / q <= found["high"]
     assert 0.93 < held / trials < 0.975

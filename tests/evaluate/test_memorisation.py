@@ -43,8 +43,10 @@ def test_one_copy_is_named_though_the_set_as_a_whole_does_not_fail(sets: tuple[T
     new, real, train, ids = sets
     new = torch.cat((new[:59], train[77:78]))
     found = compare(nearest(new, chunks(train, ids)), nearest(real, chunks(train, ids)), [str(row) for row in range(60)])
-    assert found["suspected_copies"] == 1 and not found["exceeds_holdout"]
-    assert found["nearest"][0]["id"] == "59" and found["nearest"][0]["train_id"] == ids[77]
+    assert found["suspected_copies"] == 1
+    assert not found["exceeds_holdout"]
+    assert found["nearest"][0]["id"] == "59"
+    assert found["nearest"][0]["train_id"] == ids[77]
 
 
 def test_distances_are_those_of_the_definition(sets: tuple[Tensor, Tensor, Tensor, list[str]]) -> None:
@@ -67,4 +69,5 @@ def test_many_copies_exceed_the_holdout_and_new_galaxies_do_not(sets: tuple[Tens
     assert found["exceeds_holdout"]
     assert found["suspected_copies"] == 30
     assert found["closer_than_holdout_1st_percentile"]["rate"] >= 0.5
-    assert found["generated"]["rows"] == 60 and found["held_out"]["rows"] == 100
+    assert found["generated"]["rows"] == 60
+    assert found["held_out"]["rows"] == 100

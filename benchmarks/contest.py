@@ -1,0 +1,80 @@
+"""The contests of the end-to-end road: a train step and a sampled unit of a preset, ours and in plain torch modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.plain import plain
+from galaxysd import config as configs
+from galaxysd import seeds
+from galaxysd.data import conditions
+from galaxysd.data.schema import schema
+from galaxysd.diffusion.denoiser import Denoiser, frozen, resolve_dtype
+from galaxysd.diffusion.guidance import guided
+from galaxysd.diffusion.loss import edm_loss
+from galaxysd.diffusion.samplers import SAMPLERS, levels
+from galaxysd.model.unet import UNet
+from galaxysd.train.loop import resolve_layout
+from galaxysd.train.step import Optimiser
+
+Contest = dict[str, Callable[[], object]]
+
+
+def denoisers(preset: str, dtype: str = "auto") -> tuple[dict[str, Denoiser], configs.Config, int]:
+    """The preset's network with perturbed weights, ours and plain, in the dtype and layout the trainer would take."""
+    config, device = configs.load(preset), torch.device("cpu")
+    width = conditions.width(schema(config.condition.schema))
+    net = UNet(config.model, width)
+    with torch.no_grad():
+        for number, parameter in enumerate(net.parameters()):
+            parameter += 0.02 * seeds.normal(0, "benchmark", number, parameter.shape)[0]
+    resolved = resolve_dtype(dtype, device)
+    found = {}
+    for name, each in (("ours", net), ("plain", plain(net))):
+        layout = resolve_layout(config.train.layout, device, resolved)
+        found[name] = Denoiser(each.to(memory_format=layout), config.diffusion, resolved)  # type: ignore[call-overload]
+        found[name].layout = layout
+    return found, config, width
+
+
+def train_step(preset: str = "smoke-32", dtype: str = "auto", batch: int = 32) -> Contest:
+    """One whole step: loss, backward, clipping, AdamW, EMA."""
+    found, config, width = denoisers(preset, dtype)
+    side = config.model.image_size
+    x0 = 0.5 * seeds.normal(0, "benchmark-x", range(batch), (config.model.image_channels, side, side))
+    noise = seeds.normal(0, "benchmark-noise", range(batch), x0.shape[1:])
+    features, sigma = seeds.uniform(0, "benchmark-c", range(batch), (width,)).float(), torch.linspace(0.05, 5.0, batch)
+
+    def contestant(denoiser: Denoiser) -> Callable[[], object]:
+        optimiser = Optimiser(denoiser.net, config.train)
+
+        def step() -> None:
+            edm_loss(denoiser, x0, features, sigma, noise).mean().backward()
+            optimiser.step(0, 0.0, lambda norm: None)
+
+        return step
+
+    return {name: contestant(each) for name, each in found.items()}
+
+
+def sampled_unit(preset: str = "smoke-32", dtype: str = "auto", steps: int = 4) -> Contest:
+    """One unit of galaxies through a few guided steps of the shipped sampler."""
+    found, config, width = denoisers(preset, dtype)
+    side, unit = config.model.image_size, config.sample.unit
+    start = seeds.normal(0, "benchmark-unit", range(unit), (config.model.image_channels, side, side)) * config.diffusion.sigma_max
+    features = seeds.uniform(0, "benchmark-c", range(unit), (width,)).float()
+    sigmas = levels(config.diffusion, steps)
+
+    def contestant(denoiser: Denoiser) -> Callable[[], object]:
+        still = frozen(denoiser)
+
+        @torch.inference_mode()
+        def draw() -> torch.Tensor:
+            denoise = guided(still, features, config.sample.guidance, config.sample.interval)
+            return SAMPLERS[config.sample.sampler](denoise, start, sigmas)
+
+        return draw
+
+    return {name: contestant(each) for name, each in found.items()}

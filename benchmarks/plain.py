@@ -1,0 +1,60 @@
+"""The same networks with every op as plain torch modules: what an engineer would write first, and what ours is measured against."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from galaxysd.model.layers import Attention, NormSiLU
+
+
+class PlainNormSiLU(nn.Module):
+    """nn.GroupNorm, the affine of the condition, nn.SiLU."""
+
+    def __init__(self, ours: NormSiLU) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(ours.groups, len(ours.weight), eps=1e-5)
+        self.norm.weight, self.norm.bias = ours.weight, ours.bias
+        self.activation = nn.SiLU()
+
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        y = F.group_norm(x, self.norm.num_groups, self.norm.weight.to(x.dtype), self.norm.bias.to(x.dtype), self.norm.eps)
+        if scale is not None and shift is not None:
+            y = torch.addcmul(shift[:, :, None, None], y, 1 + scale[:, :, None, None])
+        return self.activation(y)
+
+
+class PlainAttention(nn.Module):
+    """The same projections around torch's own scaled_dot_product_attention."""
+
+    def __init__(self, ours: Attention) -> None:
+        super().__init__()
+        self.heads, self.norm, self.qkv, self.out = ours.heads, PlainNormSiLU(ours.norm), ours.qkv, ours.out
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        packed = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
+        q, k, v = packed.transpose(-1, -2).unbind(1)
+        y = F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(q.shape[-1]))
+        return x + self.out(y.transpose(-1, -2).reshape(x.shape))
+
+
+def plain(net: nn.Module) -> nn.Module:
+    """A copy of `net` in plain modules, same weights."""
+    copied = copy.deepcopy(net)
+    _replace(copied)
+    return copied
+
+
+def _replace(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, Attention):
+            setattr(module, name, PlainAttention(child))
+        elif isinstance(child, NormSiLU):
+            setattr(module, name, PlainNormSiLU(child))
+        else:
+            _replace(child)

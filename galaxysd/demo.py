@@ -1,0 +1,238 @@
+"""`galaxysd demo`: the whole story in a few minutes on any machine, ending with a page to look at.
+
+Simulated galaxies train a small model while they are rendered; it draws galaxies by answers and like held-out ones; the judge and the
+measurements say what they are worth; the denoiser leaves as ONNX; a page shows everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PRESET, POPULATION = "smoke-32", "tutorial"
+TRAIN_SEED, HELD_OUT_SEED, SAMPLE_SEED = 1, 2, 3
+CLASSES = ("smooth round", "cigar", "edge-on", "irregular")
+SHORTEST = 1.0  # minutes
+
+
+@dataclass(frozen=True)
+class Share:
+    """How a budget of minutes is spent: galaxies, and seconds kept back for what comes after training."""
+
+    pool: int
+    held_out: int
+    per_class: int
+    like: int
+    after_training: float
+
+    @classmethod
+    def of(cls, minutes: float) -> Share:
+        part = min(1.0, minutes / 5)
+        return cls(int(16_384 * part), 1024, max(8, int(50 * part)), max(32, int(160 * part)), 20 + 65 * part)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--minutes", type=float, default=5.0, help="the whole budget, from start to page (%(default)g)")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder for everything the demo makes")
+
+
+def run(args: argparse.Namespace) -> None:
+    from galaxysd import files
+    from galaxysd.errors import GalaxySDError
+
+    if not args.minutes >= SHORTEST:
+        raise GalaxySDError(f"--minutes {args.minutes:g}: the demo needs at least {SHORTEST:g}")
+    files.new_folder(args.out)
+    summary = Demo(args.out, args.minutes).go()
+    print(json.dumps(summary) if args.json else "\n".join([f"{name:9} {line}" for name, line in summary["lines"]] + [f"page      {summary['page']}"]))
+
+
+class Demo:
+    """One demo in one folder."""
+
+    def __init__(self, out: Path, minutes: float) -> None:
+        self.out, self.minutes = out, minutes
+        self.began = time.monotonic()
+        self.share = Share.of(minutes)
+        self.facts: dict[str, Any] = {"minutes": minutes, "seconds": {}}
+        self.lines: list[tuple[str, str]] = []
+
+    def go(self) -> dict[str, Any]:
+        from galaxysd import files
+
+        steps = (self.threads, self.simulate, self.train, self.sample, self.evaluate, self.export, self.page)
+        for step in steps:
+            started = time.monotonic()
+            step()
+            self.facts["seconds"][step.__name__] = round(time.monotonic() - started, 1)
+        self.facts["seconds"]["all"] = round(time.monotonic() - self.began, 1)
+        self.facts["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        files.commit_json(self.out / "demo.json", {**self.facts, "lines": self.lines})
+        return {**self.facts, "lines": self.lines, "page": str(self.out / "page.html")}
+
+    def say(self, text: str) -> None:
+        print(f"[{time.monotonic() - self.began:5.0f} s] {text}", flush=True)
+
+    def threads(self) -> None:
+        """Picks the thread count by a one-second trial of the very step that will be trained."""
+        import torch
+
+        from galaxysd import config as configs
+        from galaxysd.diffusion.denoiser import resolve_dtype
+
+        config = configs.load(PRESET)
+        rates = {n: trial_rate(config, n) for n in sorted({1, max(1, torch.get_num_threads() // 2), torch.get_num_threads()})}
+        best = max(rates, key=lambda n: rates[n])
+        torch.set_num_threads(best)
+        # One EMA length and one schedule for any budget: what is trained is stopped by the clock.
+        train = dataclasses.replace(config.train, threads=best, aligned=True, save_minutes=0.0)
+        self.config = dataclasses.replace(config, train=train)
+        dtype = str(resolve_dtype(config.train.dtype, torch.device("cpu"))).removeprefix("torch.")
+        self.facts["threads"] = {"chosen": best, "img_per_s": {str(n): round(rate) for n, rate in rates.items()}, "dtype": dtype}
+        shown = ", ".join(f"{n}: {rate:.0f} img/s" for n, rate in rates.items())
+        self.say(f"{dtype}, {best} threads (a trial step at {shown})")
+
+    def simulate(self) -> None:
+        """The galaxies that nobody trains on, as a set; those to train on are rendered while training."""
+        from galaxysd.data import readers, shards
+        from galaxysd.simulate.survey import SimulatedSource
+
+        size = self.config.model.image_size
+        source = SimulatedSource(POPULATION, HELD_OUT_SEED, 0, self.share.held_out, size, chunk=512)
+        with shards.SetWriter(self.out / "held-out", source.frame, {"made_by": "galaxysd simulate", **source.describe()}, 512) as writer:
+            for number in range(len(source.chunk_rows)):
+                writer.write(number, source.load(number))
+            writer.finish()
+        self.held_out = readers.open_set(self.out / "held-out")
+        self.source = SimulatedSource(POPULATION, TRAIN_SEED, 0, self.share.pool, size)
+        self.say(f"simulated {len(self.held_out)} held-out galaxies of the {POPULATION} population")
+
+    def train(self) -> None:
+        import torch
+
+        from galaxysd.runlog import StopSignals
+        from galaxysd.sample import load
+        from galaxysd.train import loop
+        from galaxysd.train.command import fit_stretch
+        from galaxysd.train.denoise import DenoiseTask
+
+        left = 60 * self.minutes - (time.monotonic() - self.began) - self.share.after_training
+        config = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, minutes=round(left / 60, 3)))
+        self.say(f"training {PRESET} for {left:.0f} s on galaxies rendered meanwhile")
+        task = DenoiseTask(config, self.source.frame, fit_stretch(self.source, config), torch.device("cpu"))
+        with StopSignals() as stop:
+            result = loop.train(task, self.source, self.out / "run", stop)
+        self.generator = load(self.out / "run")
+        rate = result.images / result.seconds
+        self.facts["train"] = {"steps": result.steps, "images": result.images, "img_per_s": round(rate), "loss": result.loss}
+        self.lines.append(("trained", f"{result.images:,} images in {result.seconds:.0f} s ({rate:.0f} img/s), loss {result.loss:.3f}"))
+
+    def sample(self) -> None:
+        """Galaxies by answers, and galaxies like the held-out ones."""
+        import torch
+
+        from galaxysd.data import conditions, readers
+        from galaxysd.data.conditions import Conditions
+        from galaxysd.sample.command import draw_set
+        from galaxysd.sample.generate import Settings
+        from galaxysd.sample.requests import requested
+
+        settings = Settings.of(self.generator.config.sample)
+        asked = [requested(name, self.share.per_class, conditions.TYPICAL_VOTERS, self.generator.schema)[0] for name in CLASSES]
+        by_class = Conditions(torch.cat([each.counts for each in asked]), torch.cat([each.numeric for each in asked]))
+        like = conditions.like(self.held_out.read(self.share.like))
+        for name, rows in (("classes", by_class), ("like", like)):
+            draw_set(self.generator, rows, self.out / name, SAMPLE_SEED, settings)
+        self.classes, self.like = readers.open_set(self.out / "classes"), readers.open_set(self.out / "like")
+        self.say(f"drew {len(self.classes)} galaxies by answer and {len(self.like)} like held-out ones ({settings.sampler}, {settings.steps} steps)")
+
+    def evaluate(self) -> None:
+        from galaxysd import files
+        from galaxysd.evaluate import report
+        from galaxysd.evaluate.command import evaluate, find_judge
+
+        judge, why = find_judge()
+        found = {}
+        for name, generated in (("classes", self.classes), ("like", self.like)):
+            evaluation = evaluate(generated, self.held_out, self.source, judge, why_no_judge=why, names=(name, "held-out", "training"))
+            report.write(files.new_folder(self.out / f"report-{name}"), evaluation)
+            found[name] = evaluation.findings
+        self.facts["evaluation"] = found
+        verdicts = {name: each["verdict"] for name, each in found.items()}
+        self.lines.append(("classes", _line(verdicts["classes"], "Requested class")))
+        self.lines.append(("flux", _line(verdicts["like"], "Median flux ratio")))
+        self.lines.append(("copies", _line(verdicts["like"], "Nearest training")))
+        self.judge = judge
+
+    def export(self) -> None:
+        from galaxysd.errors import Unavailable
+        from galaxysd.export.onnx import denoiser_graph
+        from galaxysd.sample import load
+
+        try:
+            found = denoiser_graph(load(self.out / "run", dtype="fp32"), self.out / "export")
+        except Unavailable as error:
+            self.lines.append(("export", f"not done: {error}"))
+            return
+        worst = max(case["error"] for case in found["cases"])
+        self.facts["export"] = found
+        self.lines.append(("export", f"ONNX opset {found['opset']} agrees with torch within {worst:.1e} of the output's spread ({found['provider']})"))
+
+    def page(self) -> None:
+        from galaxysd import files
+        from galaxysd.gallery import page
+
+        panels: dict[str, Any] = {}
+        provenance = {}
+        for name, each in (("generated", self.classes), ("simulated", self.held_out)):
+            galaxies = each.read(len(self.classes))
+            measured = None if self.judge is None else self.judge.fractions(galaxies, each.frame)
+            panels[name] = (galaxies, each.frame, measured)
+            provenance[name] = each.provenance
+        figures = [
+            (caption, path.read_bytes())
+            for caption, path in (
+                ("Requested classes, as the judge finds them", self.out / "report-classes" / "classes.png"),
+                ("Galaxies like held-out ones, beside them", self.out / "report-like" / "distributions.png"),
+            )
+            if path.exists()
+        ]
+        notes = [] if self.judge is not None else ["Votes are not measured: no judge is installed."]
+        text = page.build(panels, "galaxysd demo", self.lines, figures, provenance, notes)
+        files.commit(self.out / "page.html", lambda file: file.write(text.encode()))
+
+
+def trial_rate(config: Any, threads: int, seconds: float = 0.35) -> float:
+    """Training images a second at a thread count, from a short trial."""
+    import torch
+
+    from galaxysd.data import conditions
+    from galaxysd.data.schema import schema
+    from galaxysd.diffusion.denoiser import Denoiser, resolve_dtype
+    from galaxysd.diffusion.loss import edm_loss
+    from galaxysd.model.unet import UNet
+
+    width = conditions.width(schema(config.condition.schema))
+    denoiser = Denoiser(UNet(config.model, width), config.diffusion, resolve_dtype(config.train.dtype, torch.device("cpu")))
+    batch, side = config.train.batch, config.model.image_size
+    x0, features = torch.zeros(batch, config.model.image_channels, side, side), torch.zeros(batch, width)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    edm_loss(denoiser, x0, features, torch.ones(batch), x0).mean().backward()
+    began, steps = time.monotonic(), 0
+    while time.monotonic() - began < seconds:
+        edm_loss(denoiser, x0, features, torch.ones(batch), x0).mean().backward()
+        steps += 1
+    torch.set_num_threads(before)
+    return steps * batch / (time.monotonic() - began)
+
+
+def _line(verdict: list[str], start: str) -> str:
+    return next((line for line in verdict if line.startswith(start)), f"{start}: not measured")

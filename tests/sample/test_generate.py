@@ -1,0 +1,140 @@
+"""Image i is the same bytes whatever batch, worker count, neighbours or order it is drawn in; and it is what was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import galaxysd
+from galaxysd.data import readers
+from galaxysd.errors import BadInput, GalaxySDError
+from galaxysd.sample.command import draw_set
+from galaxysd.sample.generate import Settings
+from galaxysd.sample.requests import requested
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    out = tmp_path_factory.mktemp("generator") / "run"
+    tiny.run(out, "train.steps=400", "train.learning_rate=5e-3")
+    return galaxysd.load(out, dtype="fp32")
+
+
+def draw(generator, rows, index, batch=64, workers=None, seed=3):
+    settings = Settings.of(generator.config.sample)
+    parts = list(generator.draw(rows, index, seed, settings, batch, workers))
+    return {int(i): image.numpy().tobytes() for part in parts for i, image in zip(part.index, part.images, strict=True)}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_same_bytes_for_any_batch_workers_and_company(generator, dtype: str):
+    model = galaxysd.load(generator.path, dtype=dtype)
+    rows = requested("smooth", 13, 40, model.schema)[0]
+    rows.counts[5:] = requested("edge-on", 8, 40, model.schema)[0].counts
+    whole = draw(model, rows, torch.arange(13))
+    assert len(set(whole.values())) == 13
+    assert draw(model, rows, torch.arange(13), batch=4) == whole
+    assert draw(model, rows, torch.arange(13), batch=1, workers=1) == whole
+    assert draw(model, rows, torch.arange(13), workers=3) == whole
+    some = torch.tensor([11, 2, 7])
+    assert draw(model, rows.rows(some), some) == {int(i): whole[int(i)] for i in some}
+
+
+def test_seed_condition_and_settings_each_change_the_image(generator):
+    rows = requested("smooth", 2, 40, generator.schema)[0]
+    base = draw(generator, rows, torch.arange(2))
+    assert draw(generator, rows, torch.arange(2), seed=4) != base
+    assert draw(generator, requested("edge-on", 2, 40, generator.schema)[0], torch.arange(2)) != base
+    images = [generator.sample("smooth", 1, seed=3, **change).flux.tobytes() for change in ({}, {"steps": 4}, {"guidance": 3.0})]
+    assert len(set(images)) == 3
+
+
+def test_the_threads_of_the_process_are_left_as_they_were(generator):
+    before = torch.get_num_threads()
+    generator.sample(n=3)
+    assert torch.get_num_threads() == before
+
+
+def test_it_draws_what_it_learned(generator):
+    """Blobs are bright in the middle, brighter in i than in g, and of about the flux they were trained on."""
+    flux = generator.sample("smooth", 16, seed=1, steps=12).flux
+    real = tiny.Blobs().load(0).images.numpy()
+    assert flux[:, :, 3:5, 3:5].mean() > 3 * flux[:, :, 0].mean()
+    assert (flux[:, 2].sum((1, 2)) > flux[:, 0].sum((1, 2))).all()
+    assert 0.5 < np.median(flux.sum((1, 2, 3))) / np.median(real.sum((1, 2, 3))) < 2
+
+
+def test_a_batch_in_every_form(generator):
+    batch = generator.sample({"magnitude": [16.2, None], "smooth-or-featured_smooth": [0.7, 0.2], "smooth-or-featured_featured": [0.3, 0.8]})
+    assert batch.flux.shape == (2, 3, 8, 8)
+    assert batch.rgb.shape == (2, 8, 8, 3)
+    assert batch.rgb.dtype == np.uint8
+    row = batch.table.to_pylist()[0]
+    assert row["is_synthetic"] is True
+    assert row["cond_smooth-or-featured_smooth"] == pytest.approx(28)
+    assert row["cond_bar_yes"] is None
+    assert row["cond_magnitude"] == pytest.approx(16.2)
+    assert batch.table.to_pylist()[1]["cond_magnitude"] is None
+
+
+def test_astropy_forms(generator):
+    pytest.importorskip("astropy", reason="needs astropy (galaxysd[data])")
+    batch = generator.sample("smooth", 2, seed=9)
+    data = batch.to_nddata()[1]
+    assert np.array_equal(data.data, batch.flux[1])
+    assert data.unit.to_string() == "nmgy"
+    assert data.meta["synthetic"] is True
+    for number, hdul in enumerate(batch.to_hdul()):
+        with hdul:
+            assert hdul[0].header["SYNTHET"] is True
+            assert np.array_equal(hdul["R"].data, batch.flux[number, 1])
+
+
+def test_a_set_that_was_interrupted_is_continued_to_the_same_bytes(generator, tmp_path: Path):
+    rows = requested("smooth", 10, 40, generator.schema)[0]
+    settings = Settings.of(generator.config.sample)
+    draw_set(generator, rows, tmp_path / "whole", 1, settings, shard_rows=4)
+    draw_set(generator, rows, tmp_path / "cut", 1, settings, shard_rows=4)
+    kept = (tmp_path / "cut/data/shard-00000.parquet").stat().st_mtime_ns
+    (tmp_path / "cut/manifest.json").unlink()
+    (tmp_path / "cut/data/shard-00001.json").unlink()
+    draw_set(generator, rows, tmp_path / "cut", 1, settings, shard_rows=4)
+    whole, cut = (readers.open_set(tmp_path / name) for name in ("whole", "cut"))
+    assert [record["sha256"] for record in whole.manifest["shards"]] == [record["sha256"] for record in cut.manifest["shards"]]
+    assert (tmp_path / "cut/data/shard-00000.parquet").stat().st_mtime_ns == kept
+    found = whole.read()
+    assert found.ids[3].endswith("-1-3")
+    assert torch.equal(found.cond_counts, rows.counts)
+    assert whole.provenance["is_synthetic"] is True
+
+
+@pytest.mark.parametrize(
+    ("asked", "n", "words"),
+    [
+        ("barrd", 1, "no such answer; did you mean barred"),
+        ("has-spiral-arms_yes=1.4", 1, "has-spiral-arms_yes.*1.4"),
+        ("round", 1, "ambiguous: it can mean how-rounded_round or edge-on-bulge_round"),
+        ({"colour": [1.0]}, None, "column 'colour' is neither an answer nor a number"),
+        ({"bar_yes": [-1.0]}, None, "votes of bar go down to -1"),
+        ({"bar_yes": ["many"]}, None, "column 'bar_yes' is not numeric"),
+        ({"bar_yes": [3.0, 4.0]}, 5, "5 galaxies asked for, the table has 2 rows"),
+        (None, 0, "n: 0; give at least 1"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(generator, asked, n, words: str):
+    with pytest.raises(GalaxySDError, match=words):
+        generator.sample(asked, n)
+
+
+def test_unknown_sampler(generator):
+    with pytest.raises(GalaxySDError, match="sampler huen: no such sampler; did you mean heun"):
+        generator.sample(n=1, sampler="huen")
+
+
+def test_a_column_that_could_mean_two_answers(generator):
+    with pytest.raises(BadInput, match="neither an answer nor a number"):
+        generator.sample({"round": [1.0]})

@@ -1,0 +1,73 @@
+"""A model and galaxies so small that a whole training takes a second: for what is the same at every size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from galaxysd import config as configs
+from galaxysd import seeds
+from galaxysd.config import Config
+from galaxysd.data.galaxies import NUMERIC, Frame, Galaxies
+from galaxysd.data.schema import GZ2
+from galaxysd.data.transforms import Stretch
+from galaxysd.runlog import StopSignals
+from galaxysd.train.denoise import DenoiseTask
+from galaxysd.train.loop import Result, train
+
+SETTINGS = (
+    "model.image_size=8",
+    "model.channels=[8,16]",
+    "model.attention=[2]",
+    "model.head_width=8",
+    "model.cond_width=16",
+    "train.batch=4",
+    "train.threads=1",
+    "train.dtype='fp32'",
+    "train.warmup_images=20",
+    "train.save_minutes=0",
+    "sample.steps=3",
+    "sample.unit=4",
+)
+
+
+def config(*settings: str) -> Config:
+    """The tiny config, with further settings."""
+    return configs.load("smoke-32", overrides=[*SETTINGS, *settings])
+
+
+class Blobs:
+    """A source of round blobs of light with votes, each a function of its index."""
+
+    frame = Frame("flux", 8, pixel_scale=1.0, psf_fwhm=(1.3, 1.3, 1.3), sky_rms=(0.02, 0.02, 0.02))
+
+    def __init__(self, chunks: int = 4, rows: int = 16) -> None:
+        self.chunk_rows = [rows] * chunks
+
+    def load(self, k: int) -> Galaxies:
+        index = torch.arange(k * self.chunk_rows[0], (k + 1) * self.chunk_rows[0])
+        size = seeds.uniform(5, "blobs", index, (1, 1, 1)).float()
+        axis = torch.arange(8.0) - 3.5
+        light = torch.exp(-(axis[:, None] ** 2 + axis**2) / (2 + 6 * size)) * torch.tensor([0.5, 1.0, 1.5])[:, None, None]
+        images = light + 0.02 * seeds.normal(5, "blobs-sky", index, (3, 8, 8))
+        counts = torch.zeros(len(index), len(GZ2.answers))
+        counts[:, 0], counts[:, 1] = (40 * size[:, 0, 0, 0]).round(), (40 - 40 * size[:, 0, 0, 0]).round()
+        numeric = torch.full((len(index), len(NUMERIC)), float("nan"))
+        numeric[:, 1] = 17 - size[:, 0, 0, 0]
+        return Galaxies(images, counts, numeric, index, [f"blob-{i}" for i in index.tolist()])
+
+    def describe(self) -> dict[str, Any]:
+        return {"blobs": sum(self.chunk_rows)}
+
+
+def task(*settings: str) -> DenoiseTask:
+    """The tiny training task."""
+    source = Blobs()
+    return DenoiseTask(config(*settings), source.frame, Stretch.fit(source.frame, source.load(0).images), torch.device("cpu"))
+
+
+def run(out: Path, *settings: str, stop: StopSignals | None = None) -> Result:
+    """Trains in `out`, from where it stands."""
+    return train(task(*settings), Blobs(), out, stop or StopSignals())
