@@ -1,4 +1,4 @@
-"""What every test can count on: the N of its tier, a place to report figures, two threads, a time limit, and skips that say why."""
+"""What every test can count on: the N of its tier, a place to report figures, one thread, a time limit, and skips that say why."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIERS = tomllib.loads((HERE / "tiers.toml").read_text())
 # Tier -> seconds a single test may take; 0 is no limit.
 SECONDS = {"test": 120, "proof": 720, "long": 0}
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 try:
     import hypothesis

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from galaxysd import checkpoint, files
+from galaxysd.train.step import Optimiser
 from tests import tiny
 
 CALLS = ("fsync", "link", "replace", "unlink", "rename")
@@ -55,6 +56,19 @@ def kill_until(wanted: int, folder: Path, settings: tuple[str, ...], seed: int, 
     return kills
 
 
+def kill_one_run(out: Path, settings: tuple[str, ...], times: int, seed: int) -> int:
+    """One run that dies `times` times, each after a drawn number of steps, before it may finish; gives how often it died."""
+    draw, died = random.Random(seed), 0
+    for _ in range(times):
+        child = os.fork()
+        if child == 0:
+            _child(out, settings, mmap.mmap(-1, 1), strike=0, steps=draw.randrange(1, 6))
+        _, status = os.waitpid(child, 0)
+        died += os.WIFSIGNALED(status)
+    _one(out, settings, draw, Kills(), 1.0, kill=False)
+    return died
+
+
 def _one(out: Path, settings: tuple[str, ...], draw: random.Random, kills: Kills, seconds: float, kill: bool) -> bool:
     """One child. True when it reached the end."""
     phase = mmap.mmap(-1, 1)
@@ -88,7 +102,7 @@ def _wait(child: int, seconds: float) -> None:
         time.sleep(0.002)
 
 
-def _child(out: Path, settings: tuple[str, ...], phase: mmap.mmap, strike: int) -> None:
+def _child(out: Path, settings: tuple[str, ...], phase: mmap.mmap, strike: int, steps: int = 0) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     torch.set_num_threads(1)
     left = strike
@@ -113,7 +127,17 @@ def _child(out: Path, settings: tuple[str, ...], phase: mmap.mmap, strike: int) 
         finally:
             phase[0] = 0
 
-    checkpoint.save = saving
+    step = Optimiser.step
+
+    def stepping(self, *arguments):
+        nonlocal steps
+        norm = step(self, *arguments)
+        steps -= 1
+        if steps == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return norm
+
+    checkpoint.save, Optimiser.step = saving, stepping
     for name in CALLS:
         setattr(os, name, counted(getattr(os, name)))
     code = 1

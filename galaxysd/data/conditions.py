@@ -111,9 +111,7 @@ def dropped(conditions: Conditions, config: ConditionConfig, seed: int, index: s
     chance = draw[:, 1:2] ** (1 / mean - 1) if mean > 0 else torch.zeros_like(draw[:, 1:2])
     gone = (draw[:, 2:] < chance) | (draw[:, :1] < config.drop_all)
     by_answer = gone[:, :questions][:, schema.owner.to(device)]
-    return Conditions(
-        torch.where(by_answer, 0.0, conditions.counts), torch.where(gone[:, questions:], math.nan, conditions.numeric)
-    )
+    return Conditions(torch.where(by_answer, 0.0, conditions.counts), torch.where(gone[:, questions:], math.nan, conditions.numeric))
 
 
 def parse_votes(text: str, voters: float = TYPICAL_VOTERS, schema: Schema = GZ2) -> tuple[Conditions, list[str]]:

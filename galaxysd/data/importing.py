@@ -70,9 +70,7 @@ def picture(content: Any, size: int | None) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(np.asarray(colour).transpose(2, 0, 1)))
 
 
-def import_table(
-    file: Path, out: Path, images: str, labels: list[str], id: str | None = None, size: int | None = None
-) -> dict[str, Any]:
+def import_table(file: Path, out: Path, images: str, labels: list[str], id: str | None = None, size: int | None = None) -> dict[str, Any]:
     """Imports a Parquet table with encoded pictures in the column `images` as an `rgb` set; gives what was kept and what was not.
 
     Label columns named like an answer become vote counts, and those named like a numeric condition numbers; others stay as they are.
@@ -189,11 +187,10 @@ class _Columns:
                 self.other.append(name)
 
 
-def _rows(
-    table: pq.ParquetFile, columns: _Columns, file: Path, size: int | None, rejected: list[dict[str, Any]]
-) -> Iterator[Galaxies]:
+def _rows(table: pq.ParquetFile, columns: _Columns, file: Path, size: int | None, rejected: list[dict[str, Any]]) -> Iterator[Galaxies]:
     """The usable rows one by one, each a batch of one; the first decides the size if none was given."""
     seen: dict[str, int] = {}
+    side = size
     number = -1
     try:
         for batch in table.iter_batches(BATCH_ROWS, columns=columns.names):
@@ -206,9 +203,8 @@ def _rows(
                     if name in seen:
                         raise Unusable(f"the id of row {seen[name]}")
                     image = picture(row[columns.images], size)
-                    if size is None:
-                        size = image.shape[-1]
-                    galaxy = _galaxy(image, size, row, number, name, columns)
+                    side = side or image.shape[-1]
+                    galaxy = _galaxy(image, side, row, number, name, columns)
                 except Unusable as error:
                     rejected.append({"row": number, "id": name, "reason": str(error)})
                     continue
@@ -218,7 +214,7 @@ def _rows(
         raise BadInput(f"{file}: damaged after row {number} ({str(error).splitlines()[0]})") from error
 
 
-def _galaxy(image: Tensor, size: int, row: dict[str, Any], number: int, name: str, columns: _Columns) -> Galaxies:
+def _galaxy(image: Tensor, side: int, row: dict[str, Any], number: int, name: str, columns: _Columns) -> Galaxies:
     counts, numeric = torch.zeros(1, len(columns.schema.answers)), torch.full((1, len(NUMERIC)), math.nan)
     for column, answer in columns.votes:
         value = row[column]
@@ -233,8 +229,8 @@ def _galaxy(image: Tensor, size: int, row: dict[str, Any], number: int, name: st
             raise Unusable(f"{column} is {value}, which cannot be")
         numeric[0, place] = value
     extra = {column: [row[column]] for column in columns.other}
-    if image.shape[-1] != size:
-        raise Unusable(f"{image.shape[-1]} pixels on a side, the set has {size}; give --size to resample")
+    if image.shape[-1] != side:
+        raise Unusable(f"{image.shape[-1]} pixels on a side, the set has {side}; give --size to resample")
     return Galaxies(image[None], counts, numeric, torch.tensor([number]), [name], extra=extra)
 
 

@@ -229,9 +229,7 @@ class _Chunks:
             rows -= self.source.chunk_rows[oldest]
 
 
-def batches(
-    source: Source, order: Order, start: int, batch: int, workers: int = 0, cache_bytes: int = CACHE_BYTES
-) -> Generator[Galaxies]:
+def batches(source: Source, order: Order, start: int, batch: int, workers: int = 0, cache_bytes: int = CACHE_BYTES) -> Generator[Galaxies]:
     """Batch `start`, `start` + 1, ... without end: batch b holds the positions b * batch and on. `workers` threads read ahead.
 
     The batches are the same for any number of workers and any start.

@@ -98,9 +98,7 @@ class Schema:
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "questions": [
-                {"name": q.name, "answers": list(q.answers), "parents": list(q.parents), "text": q.text} for q in self.questions
-            ],
+            "questions": [{"name": q.name, "answers": list(q.answers), "parents": list(q.parents), "text": q.text} for q in self.questions],
         }
 
 
@@ -112,9 +110,7 @@ GZ2 = Schema(
         Question("bar", ("yes", "no"), ("disk-edge-on_no",), "A bar through the centre?"),
         Question("has-spiral-arms", ("yes", "no"), ("disk-edge-on_no",), "Any sign of spiral arms?"),
         Question("bulge-size", ("none", "just-noticeable", "obvious", "dominant"), ("disk-edge-on_no",), "How prominent is the bulge?"),
-        Question(
-            "something-odd", ("yes", "no"), ("smooth-or-featured_smooth", "smooth-or-featured_featured"), "Anything odd?"
-        ),
+        Question("something-odd", ("yes", "no"), ("smooth-or-featured_smooth", "smooth-or-featured_featured"), "Anything odd?"),
         Question("how-rounded", ("round", "in-between", "cigar"), ("smooth-or-featured_smooth",), "How rounded is it?"),
         Question(
             "odd-feature",
@@ -124,9 +120,7 @@ GZ2 = Schema(
         ),
         Question("edge-on-bulge", ("round", "boxy", "none"), ("disk-edge-on_yes",), "The shape of the edge-on bulge?"),
         Question("spiral-winding", ("tight", "medium", "loose"), ("has-spiral-arms_yes",), "How tightly wound are the arms?"),
-        Question(
-            "spiral-arm-count", ("1", "2", "3", "4", "more-than-4", "cant-tell"), ("has-spiral-arms_yes",), "How many arms?"
-        ),
+        Question("spiral-arm-count", ("1", "2", "3", "4", "more-than-4", "cant-tell"), ("has-spiral-arms_yes",), "How many arms?"),
     ),
 )
 

@@ -1,9 +1,9 @@
 """The set format and its writer: Parquet shards, a JSON record that commits each, a manifest. `layout` says what a shard holds.
 
-    SET/set.json                  what every image has in common: frame, provenance, label tree; written first
-    SET/data/shard-00000.parquet  up to `shard_rows` galaxies
-    SET/data/shard-00000.json     its record: rows, bytes, SHA-256. A shard without its record does not exist
-    SET/manifest.json             all records, written last: a set without it is unfinished
+SET/set.json                  what every image has in common: frame, provenance, label tree; written first
+SET/data/shard-00000.parquet  up to `shard_rows` galaxies
+SET/data/shard-00000.json     its record: rows, bytes, SHA-256. A shard without its record does not exist
+SET/manifest.json             all records, written last: a set without it is unfinished
 """
 
 from __future__ import annotations
@@ -99,9 +99,7 @@ class SetWriter:
     def __enter__(self) -> SetWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None) -> None:
         self._stack.close()
 
     @property

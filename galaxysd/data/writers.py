@@ -28,9 +28,7 @@ def png(path: Path, rgb: Any, *, replace: bool = False) -> files.Digest:
     return files.commit(Path(path), lambda file: image.save(file, "PNG"), replace=replace)
 
 
-def grid(
-    path: Path, pictures: Any, columns: int, labels: Sequence[str] | None = None, *, replace: bool = False
-) -> files.Digest:
+def grid(path: Path, pictures: Any, columns: int, labels: Sequence[str] | None = None, *, replace: bool = False) -> files.Digest:
     """Writes a sheet of pictures, each uint8 [H, W, 3], row by row; `labels` name each picture, or each row of them."""
     images = [_image(each) for each in pictures]
     if not images or columns < 1:
