@@ -15,6 +15,7 @@ from galaxysd.diffusion.denoiser import Denoiser, frozen, resolve_dtype
 from galaxysd.diffusion.guidance import guided
 from galaxysd.diffusion.loss import edm_loss
 from galaxysd.diffusion.samplers import SAMPLERS, levels
+from galaxysd.model.layers import laid_out
 from galaxysd.model.unet import UNet
 from galaxysd.train.loop import resolve_layout
 from galaxysd.train.step import Optimiser
@@ -34,7 +35,7 @@ def denoisers(preset: str, dtype: str = "auto") -> tuple[dict[str, Denoiser], co
     found = {}
     for name, each in (("ours", net), ("plain", plain(net))):
         layout = resolve_layout(config.train.layout, device, resolved)
-        found[name] = Denoiser(each.to(memory_format=layout), config.diffusion, resolved)  # type: ignore[call-overload]
+        found[name] = Denoiser(laid_out(each, layout), config.diffusion, resolved)
         found[name].layout = layout
     return found, config, width
 

@@ -53,7 +53,9 @@ def check_header(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
         if length < 2 or length > min(HEADER_LIMIT, size - 8):
-            raise BadInput(f"{path}: a header of {length} bytes in a file of {size} (at most {HEADER_LIMIT}); not a checkpoint, or truncated")
+            raise BadInput(
+                f"{path}: a header of {length} bytes in a file of {size} (at most {HEADER_LIMIT}); not a checkpoint, or truncated"
+            )
         try:
             header = json.loads(file.read(length))
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -212,7 +214,7 @@ def bundled() -> Iterator[str]:
 
 
 def locate(model: str | Path) -> tuple[Path, files.Digest | None, tuple[str, ...]]:
-    """The file a MODEL argument means (a run folder, a checkpoint folder or file, a bundled name), its digest where recorded, and warnings."""
+    """What a MODEL argument means (a run folder, a checkpoint, a bundled name): its file, its digest where recorded, warnings."""
     path = Path(model)
     if path.is_file():
         return path, None, ()

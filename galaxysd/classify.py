@@ -6,13 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from galaxysd import files
 from galaxysd.data import readers
 from galaxysd.data.galaxies import Frame, Galaxies
-from galaxysd.data.schema import Schema
 from galaxysd.errors import GalaxySDError
 from galaxysd.model.classifier import JUDGE, Judge, load_judge
 
@@ -55,23 +51,10 @@ def run(args: argparse.Namespace) -> None:
 def rates(judge: Judge, galaxies: Galaxies, frame: Frame) -> dict[str, tuple[float, int]]:
     """For each answer that most volunteers gave, all the way down its branch, how often the judge gives it too: (rate, galaxies)."""
     labels = judge.labels
-    truth, found = chosen(galaxies.counts, labels), chosen(judge.fractions(galaxies, frame), labels)
+    truth, found = labels.winners(galaxies.counts), labels.winners(judge.fractions(galaxies, frame))
     given = {}
     for column, answer in enumerate(labels.answers):
         rows = truth[:, column]
         if bool(rows.any()):
             given[answer] = (float(found[rows, column].float().mean()), int(rows.sum()))
     return given
-
-
-def chosen(votes: Tensor, labels: Schema) -> Tensor:
-    """Whether each answer wins its question on a branch that itself wins, bool [B, A]: what most volunteers would call the galaxy."""
-    won = torch.zeros(votes.shape, dtype=torch.bool)
-    for question, part in zip(labels.questions, labels.slices, strict=True):
-        block = votes[:, part]
-        winner = torch.nn.functional.one_hot(block.argmax(1), block.shape[1]).bool() & (block.amax(1, keepdim=True) > 0)
-        if question.parents:
-            asked = torch.stack([won[:, labels.index(parent)] for parent in question.parents]).any(0)
-            winner &= asked[:, None]
-        won[:, part] = winner
-    return won

@@ -36,7 +36,7 @@ GROUPS = {"classify": "train the classifier of morphologies, or let it answer"}
 # module -> what brings it: said when it is missing, whichever verb wanted it
 BROUGHT_BY = {
     **dict.fromkeys(("torch", "numpy", "safetensors", "pyarrow", "triton"), "galaxysd"),
-    **dict.fromkeys(("PIL", "astropy", "h5py", "tqdm"), "galaxysd[data]"),
+    **dict.fromkeys(("PIL", "astropy", "tqdm"), "galaxysd[data]"),
     **dict.fromkeys(("matplotlib", "scipy", "photutils", "statmorph"), "galaxysd[eval]"),
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "galaxysd[export]"),
     "ray": "galaxysd[jobs]",

@@ -153,9 +153,7 @@ def check(config: Config) -> None:
     for width in model.channels:
         if width < 1 or width % model.group_width:
             up = max(1, -(-width // model.group_width)) * model.group_width
-            raise GalaxySDError(
-                f"model.channels: {width} is not a multiple of model.group_width ({model.group_width}); use {up}"
-            )
+            raise GalaxySDError(f"model.channels: {width} is not a multiple of model.group_width ({model.group_width}); use {up}")
     coarsest = model.unshuffle * 2 ** (len(model.channels) - 1)
     if model.image_size % coarsest:
         raise GalaxySDError(

@@ -50,7 +50,9 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable(f"{path}: the disk is full; nothing half-written was kept; free space and run the same command again") from error
+            raise Unavailable(
+                f"{path}: the disk is full; nothing half-written was kept; free space and run the same command again"
+            ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise Unavailable(f"{path}: not writable ({os.strerror(error.errno)}); choose another folder") from error
         raise

@@ -50,9 +50,7 @@ def bits(seed: int, purpose: str, index: Index, n: int, step: int = 0, device: t
     rows = as_index(index, device)
     blocks = torch.arange((n + 3) // 4, device=rows.device)
     counter = torch.stack(
-        torch.broadcast_tensors(
-            blocks[None], torch.tensor(step, device=rows.device), (rows & MASK)[:, None], (rows >> 32 & MASK)[:, None]
-        ),
+        torch.broadcast_tensors(blocks[None], torch.tensor(step, device=rows.device), (rows & MASK)[:, None], (rows >> 32 & MASK)[:, None]),
         -1,
     )  # [B, blocks, 4]
     return philox(counter, key(seed, purpose)).flatten(1)[:, :n]

@@ -1,4 +1,4 @@
-"""Checkpoints are read without trust: what is damaged, hostile or another model's is named and refused, and the good one before it loads."""
+"""Checkpoints are read without trust: what is damaged, hostile or of another model is named, and the good one before it loads."""
 
 from __future__ import annotations
 
@@ -125,7 +125,11 @@ def test_damage_is_named_and_the_previous_good_one_loads(run: Path, tmp_path: Pa
     path = checkpoint.committed(copy)[0] / "model.safetensors"
     content = path.read_bytes()
     middle = len(content) // 2
-    changed = {"flip": content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :], "cut": content[:-9], "append": content + b"x"}
+    changed = {
+        "flip": content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :],
+        "cut": content[:-9],
+        "append": content + b"x",
+    }
     path.unlink() if damage == "missing" else path.write_bytes(changed[damage])
     with pytest.raises(BadInput, match=r"step-00000004/model\.safetensors: "):
         sample.load(path.parent)

@@ -260,7 +260,8 @@ def batches(source: Source, order: Order, start: int, batch: int, workers: int =
 
 
 def _ahead(assemble: Any, start: int, workers: int) -> Generator[Galaxies]:
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="galaxysd-read")
+    # One thread of arithmetic each: a reader with a team of its own would spin on the cores that train.
+    pool = ThreadPoolExecutor(workers, "galaxysd-read", initializer=torch.set_num_threads, initargs=(1,))
     try:
         waiting = deque(pool.submit(assemble, start + i) for i in range(2 * workers))
         for number in itertools.count(start + 2 * workers):

@@ -95,6 +95,31 @@ class Schema:
             raise AssertionError(f"schema {self.name}: question {number} is asked before its parent")
         return reached[number]
 
+    def leading(self, votes: Tensor) -> Tensor:
+        """The answer that leads each question, counted from the question's first, int64 [B, Q]; -1 where none does.
+
+        Two of 40 volunteers who saw a bar in a smooth galaxy make no barred galaxy: a question counts only along the leading path.
+        A parent that nobody was asked leaves its children to speak for themselves.
+        """
+        voters = self.voters(votes)
+        chosen = torch.full(voters.shape, -1, dtype=torch.int64)
+        for number, (question, part) in enumerate(zip(self.questions, self.slices, strict=True)):
+            counted = voters[:, number] > 0
+            if question.parents:
+                columns = [self.index(parent) for parent in question.parents]
+                owners = [int(self.owner[column]) for column in columns]
+                led = torch.stack([chosen[:, q] == c - self.slices[q].start for q, c in zip(owners, columns, strict=True)]).any(0)
+                unknown = torch.stack([voters[:, q] <= 0 for q in owners]).all(0)
+                counted = counted & (led | unknown)
+            chosen[:, number] = torch.where(counted, votes[:, part].argmax(-1), -1)
+        return chosen
+
+    def winners(self, votes: Tensor) -> Tensor:
+        """Whether each answer leads its question on the leading path: what most would call the galaxy. bool [B, A]."""
+        leading = self.leading(votes)[:, self.owner]
+        place = torch.cat([torch.arange(part.stop - part.start) for part in self.slices])
+        return leading == place
+
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,

@@ -5,12 +5,14 @@ Outside float32, inside the resolved dtype: this is the one place where precisio
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from galaxysd.config import DiffusionConfig
+from galaxysd.model.layers import laid_out
 
 
 class Denoiser(nn.Module):
@@ -33,20 +35,17 @@ class Denoiser(nn.Module):
 
 def frozen(denoiser: Denoiser) -> Denoiser:
     """The same denoiser to sample from: weights in the network's dtype once, no gradients; the original is untouched."""
-    import copy
-
     copied = copy.deepcopy(denoiser).eval().requires_grad_(False)
     # Norm weights are read in float32 by the fused norm, and cost nothing.
     for module in copied.net.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.to(copied.dtype)
-    if copied.layout is torch.channels_last:
-        copied.net.to(memory_format=torch.channels_last)
+    laid_out(copied.net, copied.layout)
     return copied
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on CUDA and on CPUs that compute in it (avx512_bf16, amx_bf16), else float32: bf16 on plain AVX2 is 30 times slower."""
+    """`auto` is bfloat16 on CUDA and on CPUs that compute in it, else float32: bf16 on plain AVX2 is 30 times slower."""
     if name == "auto":
         name = "bf16" if device.type == "cuda" or cpu_computes_bf16() else "fp32"
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[name]

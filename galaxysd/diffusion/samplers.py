@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -26,14 +27,14 @@ def levels(config: DiffusionConfig, steps: int) -> list[float]:
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor:
     """First order; one evaluation a step."""
-    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, after in pairwise(sigmas):
         x = denoise(x, now).lerp(x, after / now)
     return x
 
 
 def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Second order (EDM, algorithm 1); two evaluations a step, one in the last step to zero."""
-    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, after in pairwise(sigmas):
         slope = (x - denoise(x, now)) / now
         ahead = x + (after - now) * slope
         if after > 0:
@@ -47,7 +48,7 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Second order with one evaluation a step: DPM-Solver++(2M) (Lu et al. 2022) for the variance-exploding ODE."""
     before: Tensor | None = None
     step_before = 0.0
-    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, after in pairwise(sigmas):
         x0 = denoise(x, now)
         if after == 0:
             return x0

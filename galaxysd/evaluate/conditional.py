@@ -30,35 +30,6 @@ LEAST_VOTERS = 5  # fewer make a fraction too rough to correlate with
 MAGNITUDE = NUMERIC.index("magnitude")
 
 
-def found(fractions: Tensor, known: Tensor, schema: Schema) -> Tensor:
-    """Whether each answer is on the winning path: it and its ancestors lead their questions. bool [B, A].
-
-    `known` [B, Q] says which questions have votes; an unknown question has no winner, and does not stand in the way of its
-    descendants (who asks for a cigar need not say that it is smooth). A question with several parents is reached by any of them.
-    """
-    wins = torch.zeros_like(fractions, dtype=torch.bool)
-    for number, (question, columns) in enumerate(zip(schema.questions, schema.slices, strict=True)):
-        best = fractions[:, columns].argmax(1, keepdim=True)
-        leads = torch.zeros_like(wins[:, columns]).scatter_(1, best, True) & known[:, number, None]
-        if question.parents:
-            parents = [schema.index(parent) for parent in question.parents]
-            owners = schema.owner[parents]
-            reached = (wins[:, parents] | ~known[:, owners]).any(1)
-            leads = leads & reached[:, None]
-        wins[:, columns] = leads
-    return wins
-
-
-def by_votes(counts: Tensor, schema: Schema) -> Tensor:
-    """The winning path of vote counts, bool [B, A]."""
-    return found(schema.fractions(counts), schema.voters(counts) > 0, schema)
-
-
-def by_judge(fractions: Tensor, schema: Schema) -> Tensor:
-    """The winning path of a judge, who has a view on every question, bool [B, A]."""
-    return found(fractions, torch.ones(len(fractions), len(schema.questions), dtype=torch.bool), schema)
-
-
 def columns(schema: Schema) -> list[int]:
     """The columns of CLASSES; none in a schema that lacks one of them."""
     return [schema.index(answer) for answer in CLASSES.values()] if set(CLASSES.values()) <= set(schema.answers) else []
@@ -69,14 +40,14 @@ def agreement(generated: Described, held_out: Described, seed: int) -> dict[str,
     schema, picked = generated.schema, columns(generated.schema)
     if generated.cond_counts is None or generated.fractions is None or held_out.fractions is None or not picked:
         return None
-    asked = by_votes(generated.cond_counts, schema)[:, picked]
+    asked = generated.schema.winners(generated.cond_counts)[:, picked]
     rows = asked.any(1).nonzero().flatten()
     if not len(rows):
         return None
     asked = asked[rows]
-    seen = by_judge(generated.fractions, schema)[rows][:, picked]
-    own = by_votes(held_out.counts, schema)[:, picked]
-    judged = by_judge(held_out.fractions, schema)[:, picked]
+    seen = schema.winners(generated.fractions)[rows][:, picked]
+    own = schema.winners(held_out.counts)[:, picked]
+    judged = schema.winners(held_out.fractions)[:, picked]
     mixed = asked[seeds.permutation(seed, "evaluate-shuffle", len(asked))]
     classes: dict[str, dict[str, Any]] = {}
     for c, name in enumerate(CLASSES):
@@ -148,9 +119,9 @@ def same_mix(generated: Described, held_out: Described, seed: int) -> Tensor | N
         return None
     if generated.cond_numeric is not None and generated.cond_numeric[:, MAGNITUDE].isfinite().any():
         return None
-    asked = by_votes(generated.cond_counts, generated.schema)[:, picked]
+    asked = generated.schema.winners(generated.cond_counts)[:, picked]
     asked = asked & (asked.sum(1, keepdim=True) == 1)
-    natural = by_votes(held_out.counts, held_out.schema)[:, picked]
+    natural = held_out.schema.winners(held_out.counts)[:, picked]
     if asked.any(1).double().mean() < 0.9:
         return None
     natural = natural & (natural.sum(1, keepdim=True) == 1)

@@ -27,5 +27,5 @@ def run(args: argparse.Namespace) -> None:
 
     found = denoiser_graph(load(args.model, dtype="fp32"), args.out)
     worst = max(case["error"] for case in found["cases"])
-    line = f"{args.out}/denoiser.onnx: opset {found['opset']}, agrees with torch within {worst:.1e} of the output's spread on {found['provider']}"
+    line = f"{args.out}/denoiser.onnx: opset {found['opset']}, within {worst:.1e} of torch over the output's spread ({found['provider']})"
     print(json.dumps(found) if args.json else line)

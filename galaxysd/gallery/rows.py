@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from galaxysd.data import conditions
@@ -16,26 +15,6 @@ from galaxysd.errors import BadInput
 
 DIGITS = 4  # of a number on the page
 TEXT_LIMIT = 200  # characters of a further column
-
-
-def leading(votes: Tensor, labels: Schema) -> Tensor:
-    """The answer most voted for in each question, int64 [B, Q]; -1 where nobody was asked or the leading answers lead elsewhere.
-
-    Two of 40 volunteers who saw a bar in a smooth galaxy make no barred galaxy: a question counts only along the leading path.
-    A parent that nobody was asked leaves its children to speak for themselves.
-    """
-    voters = labels.voters(votes)
-    chosen = torch.full(voters.shape, -1, dtype=torch.int64)
-    for number, (question, part) in enumerate(zip(labels.questions, labels.slices, strict=True)):
-        counted = voters[:, number] > 0
-        if question.parents:
-            columns = [labels.index(parent) for parent in question.parents]
-            owners = [int(labels.owner[column]) for column in columns]
-            led = torch.stack([chosen[:, q] == c - labels.slices[q].start for q, c in zip(owners, columns, strict=True)]).any(0)
-            unknown = torch.stack([voters[:, q] <= 0 for q in owners]).all(0)
-            counted = counted & (led | unknown)
-        chosen[:, number] = torch.where(counted, votes[:, part].argmax(-1), -1)
-    return chosen
 
 
 def kind(galaxies: Galaxies, provenance: Mapping[str, Any]) -> str:
@@ -52,8 +31,8 @@ def describe(galaxies: Galaxies, frame: Frame, measured: Tensor | None, provenan
         raise BadInput(f"measured votes: shape {list(measured.shape)}, {list(galaxies.counts.shape)} expected (galaxies, answers)")
     generated = kind(galaxies, provenance) == "generated"
     known = conditions.asked(galaxies) if generated else conditions.of(galaxies)
-    voters, fractions, lead = labels.voters(known.counts), labels.fractions(known.counts), leading(known.counts, labels)
-    found = None if measured is None else leading(measured, labels)
+    voters, fractions, lead = labels.voters(known.counts), labels.fractions(known.counts), labels.leading(known.counts)
+    found = None if measured is None else labels.leading(measured)
     seed = provenance.get("seed")
     rows = []
     for row, name in enumerate(galaxies.ids):

@@ -43,9 +43,7 @@ def _forward(
     if x.is_contiguous():
         # Samples side by side as one sample of B * C channels: the library's channel affine is then ours of each sample.
         rows = batch * channels
-        n, mean, rstd = torch.native_group_norm(
-            x, a.reshape(rows), b.reshape(rows), 1, rows, height * width, batch * groups, eps
-        )
+        n, mean, rstd = torch.native_group_norm(x, a.reshape(rows), b.reshape(rows), 1, rows, height * width, batch * groups, eps)
         n = n.view_as(x)
     else:
         n, mean, rstd = torch.native_group_norm(x, None, None, batch, channels, height * width, groups, eps)

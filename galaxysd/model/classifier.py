@@ -69,8 +69,9 @@ class Classifier(nn.Module):
         return logits, firmness
 
 
-def concentrations(logits: Tensor, firmness: Tensor, labels: Schema) -> Tensor:
+def concentrations(out: tuple[Tensor, Tensor], labels: Schema) -> Tensor:
     """The Dirichlet concentrations of every answer, [B, A]: expected fraction times firmness, which lies between 1 and 1000."""
+    logits, firmness = out
     fractions = torch.cat([torch.softmax(logits[:, part], -1) for part in labels.slices], -1)
     total = torch.exp(firmness.clamp(0.0, 6.9))
     return fractions.clamp_min(1e-5) * total[:, labels.owner.to(total.device)]
@@ -120,7 +121,7 @@ class Judge:
     def concentrations(self, galaxies: Galaxies, frame: Frame) -> Tensor:
         """Dirichlet concentrations of every answer, [B, A]."""
         parts = self.prepare(galaxies.images, frame).split(256)
-        return torch.cat([concentrations(*self.net(part), self.labels) for part in parts])
+        return torch.cat([concentrations(self.net(part), self.labels) for part in parts])
 
     def fractions(self, galaxies: Galaxies, frame: Frame) -> Tensor:
         """Expected conditional fractions of every answer, [B, A]."""

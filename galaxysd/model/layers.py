@@ -62,3 +62,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.out(attention(self.qkv(self.norm(x)), self.heads))
+
+
+def laid_out(net: nn.Module, layout: torch.memory_format) -> nn.Module:
+    """The network with its weights in a memory layout."""
+    return net.to(memory_format=layout)  # type: ignore[call-overload]

@@ -52,9 +52,9 @@ class UNet(nn.Module):
 
         self.embedding = Embedding(features, config.cond_width)
         self.blocks_in_order: list[ResBlock] = [
-            *(each for level in self.down for each in level),  # type: ignore[union-attr]
+            *(each for level in self.down for each in _blocks(level)),
             self.middle,
-            *(each for level in self.up for each in level),  # type: ignore[union-attr]
+            *(each for level in self.up for each in _blocks(level)),
         ]
         self.modulation = Linear(config.cond_width, 2 * sum(each.outputs for each in self.blocks_in_order), zero=True)
 
@@ -66,16 +66,21 @@ class UNet(nn.Module):
         h = self.stem(F.pad(h, (0, 0, 0, 0, 0, self.padding)))
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.down):
-            for each in blocks:  # type: ignore[union-attr]
+            for each in _blocks(blocks):
                 h = each(h, next(parts))
                 skips.append(h)
             if level < len(self.shrink):
                 h = self.shrink[level](h)
         h = self.middle(h, next(parts))
         for level, blocks in enumerate(self.up):
-            for each in blocks:  # type: ignore[union-attr]
+            for each in _blocks(blocks):
                 h = each(torch.cat((h, skips.pop()), 1), next(parts))
             if level < len(self.grow):
                 h = self.grow[level](F.interpolate(h, scale_factor=2.0, mode="nearest"))
         h = self.head(self.norm(h))
         return F.pixel_shuffle(h[:, : h.shape[1] - self.padding], self.config.unshuffle)
+
+
+def _blocks(level: nn.Module) -> list[ResBlock]:
+    """The blocks of one resolution."""
+    return list(level.children())  # type: ignore[arg-type]

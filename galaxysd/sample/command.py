@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument("--ask", metavar="WORDS", help='answers by name, for example "barred spiral, 2 arms"')
     asked.add_argument("--like", metavar="TABLE", type=Path, help="one galaxy like each row of a set or a Parquet table")
     parser.add_argument("--numbers", metavar="NAME=VALUE,...", help="redshift, magnitude, r90_pixels, psf_fwhm_pixels, sky_noise")
-    parser.add_argument("--voters", type=float, default=conditions.TYPICAL_VOTERS, help="how many volunteers the votes stand for (%(default)g)")
+    parser.add_argument(
+        "--voters", type=float, default=conditions.TYPICAL_VOTERS, help="how many volunteers the votes stand for (%(default)g)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="index of the first galaxy (%(default)s)")
     parser.add_argument("--sampler", choices=sorted(SAMPLERS))
@@ -81,7 +84,7 @@ def draw_set(
     *,
     png: bool = False,
     fits: bool = False,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Draws one galaxy for each row of conditions into a set; an interrupted one is continued by the same call."""
     provenance = {**generator.provenance(settings, seed), "first": first, "rows": len(rows), "conditions": _fingerprint(rows)}
     index = torch.arange(first, first + len(rows))
@@ -127,7 +130,7 @@ def _beside(out: Path, png: bool, fits: bool) -> list[str]:
 def _asked(args: argparse.Namespace, generator: Generator) -> tuple[Conditions, list[str]]:
     if args.like is not None:
         wanted = _like(args.like, args.voters, generator)
-        rows, filled = repeated(wanted, None if args.n is None else min(args.n, len(wanted))), []
+        rows, filled = repeated(wanted, None if args.n is None else min(args.n, len(wanted))), list[str]()
     else:
         rows, filled = requested(args.votes or args.ask, args.n or 16, args.voters, generator.schema)
     if args.numbers:

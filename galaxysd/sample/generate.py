@@ -99,7 +99,7 @@ class Generator:
     def draw(
         self, asked: Conditions, index: Tensor, seed: int, settings: Settings, batch: int = 64, workers: int | None = None
     ) -> Iterator[Galaxies]:
-        """Draws galaxies `index` [B] under the rows of `asked`, in order, about `batch` at a time; `workers` threads draw units side by side."""
+        """Draws galaxies `index` [B] under the rows of `asked`, about `batch` at a time; `workers` threads draw units side by side."""
         if not len(index):
             raise GalaxySDError("n: 0 galaxies asked for; give at least 1")
         size = self.config.sample.unit

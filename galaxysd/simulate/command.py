@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -83,7 +83,7 @@ def write_set(source: SimulatedSource, out: Path, workers: int) -> tuple[dict[st
         return writer.finish(), fresh
 
 
-def in_process(source: SimulatedSource, todo: list[int], stop: StopSignals) -> Iterator[tuple[int, Galaxies]]:
+def in_process(source: SimulatedSource, todo: list[int], stop: StopSignals) -> Generator[tuple[int, Galaxies], None, None]:
     """Renders shards here, in one thread as a worker would."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -96,7 +96,7 @@ def in_process(source: SimulatedSource, todo: list[int], stop: StopSignals) -> I
         torch.set_num_threads(threads)
 
 
-def in_processes(source: SimulatedSource, todo: list[int], workers: int, stop: StopSignals) -> Iterator[tuple[int, Galaxies]]:
+def in_processes(source: SimulatedSource, todo: list[int], workers: int, stop: StopSignals) -> Generator[tuple[int, Galaxies], None, None]:
     """Renders shards in worker processes and gives them as they are ready; on a request to stop, those under way and no more."""
     workers = min(workers, len(todo))
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_prepare)
@@ -115,7 +115,7 @@ def in_processes(source: SimulatedSource, todo: list[int], workers: int, stop: S
                 yield running.pop(future), _unpacked(*future.result())
     except BrokenProcessPool as error:
         if not stop.requested:
-            raise GalaxySDError("simulate: a worker process died, perhaps for memory; run the same command again, with fewer --workers") from error
+            raise GalaxySDError("simulate: a worker died, perhaps for memory; run the same command again with fewer --workers") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -16,19 +16,22 @@ from torch import Tensor
 from galaxysd import seeds
 from galaxysd.errors import GalaxySDError, nearest
 from galaxysd.simulate.latents import (
-    ARMS, BLOCK, CLUMPS, DISC, DUST_LANE, EDGE_ON, IRREGULAR, SPHEROID, STARS, Draws, Latents, blocks,
+    ARMS,
+    BLOCK,
+    CLUMPS,
+    DISC,
+    DUST_LANE,
+    EDGE_ON,
+    IRREGULAR,
+    SPHEROID,
+    STARS,
+    Draws,
+    Latents,
+    blocks,
 )  # fmt: skip
 
 MAGNITUDE_LIMIT, R90_RANGE = 17.0, (5.5, 20.0)
 HALF_LIGHT = 1 / 2.35  # half-light radius over Petrosian R90, within 4 % for Sersic indices 1 to 5 (Graham et al. 2005)
-
-
-def choose(cases: dict[int, Tensor], kind: Tensor, otherwise: float = 0.0) -> Tensor:
-    """The value of each galaxy's own kind: [B]."""
-    value = torch.full(kind.shape, otherwise, dtype=torch.float64)
-    for number, case in cases.items():
-        value = torch.where(kind == number, case, value)
-    return value
 
 
 def tutorial(d: Draws) -> Latents:
@@ -39,7 +42,8 @@ def tutorial(d: Draws) -> Latents:
     high = torch.tensor([0.99, 0.68, 0.33, 0.95, 0.2, 0.7, 0.85])[case].double()
     ratio = low + (high - low) * d.uniform("axis-ratio")[:, 0]
     r90 = d.uniform("size", 9.0, 13.0)[:, 0]
-    surface = choose({SPHEROID: torch.tensor(20.5), DUST_LANE: torch.tensor(20.3), EDGE_ON: torch.tensor(20.5), IRREGULAR: torch.tensor(21.2)}, kind, 20.9)
+    # r magnitudes per square arcsec within the half-light ellipse, in the order of KINDS
+    surface = torch.tensor([20.5, 20.9, 20.5, 21.2, 20.3], dtype=torch.float64)[kind]
     surface = surface + 0.25 * d.normal("apparent")[:, 0]
     magnitude = surface - 2.5 * torch.log10(2 * math.pi * (r90 * HALF_LIGHT) ** 2 * ratio.clamp_min(0.25))
     redshift = 0.012 + 0.02 * d.uniform("absolute")[:, 0]
@@ -93,7 +97,8 @@ def compose(
     armed = disc & (d.uniform("arms")[:, 0] < arm_chance)
     arm_light, arm_reach, arm_count, arm_width = d.uniform("arm-light").unbind(1)
     arm = torch.where(armed, 0.3 + 0.3 * arm_light, zero)
-    clump = torch.where(irregular, 0.3 + 0.3 * d.uniform("clump-light")[:, 0], torch.where(armed, 0.06 * d.uniform("clump-light")[:, 0], zero))
+    knots = d.uniform("clump-light")[:, 0]
+    clump = torch.where(irregular, 0.3 + 0.3 * knots, torch.where(armed, 0.06 * knots, zero))
     core = torch.where(early, 1.0, torch.where(irregular, 1 - clump, bulge * (1 - bar - clump)))
     smooth = torch.where(early | irregular, zero, (1 - core - bar - clump) * (1 - arm))
     arm = torch.where(armed, 1 - core - bar - clump - smooth, zero)
@@ -102,9 +107,9 @@ def compose(
     steep = d.normal("sersic")[:, 0]
     pinch, swell, box, _ = d.uniform("bulge-shape").unbind(1)
     flat = ((0.5 - ratio) / 0.25).clamp(0, 1)  # the flattest spheroids are discy: cigars have shallow profiles
-    index = torch.where(early, 3.4 - 1.8 * flat + 0.6 * steep, torch.where(irregular, 0.9 + 0.15 * steep, 2.0 + 0.6 * steep)).clamp(0.6, 5.0)
-    scale = r90 / 3.9
-    scale = torch.where(edge, r90 / 3.4, scale)
+    index = torch.where(irregular, 0.9 + 0.15 * steep, 2.0 + 0.6 * steep)
+    index = torch.where(early, 3.4 - 1.8 * flat + 0.6 * steep, index).clamp(0.6, 5.0)
+    scale = torch.where(edge, r90 / 3.4, r90 / 3.9)
     core_radius = torch.where(early | irregular, r90 * HALF_LIGHT, scale * (0.25 + 0.3 * swell) * (bulge / 0.14) ** 0.3)
     core_ratio = torch.where(early | irregular, ratio, torch.where(edge, 0.6 + 0.3 * pinch, 1 - (1 - cos) * (0.3 + 0.2 * pinch)))
     boxy = torch.where(edge & (box < 0.3), 3.0 + 2 * box, 2.0)
@@ -112,8 +117,11 @@ def compose(
     number = torch.tensor([2, 2, 2, 2, 3, 4, 5, 1])[(arm_count * 8).long().clamp_max(7)]
     number = torch.where(armed, number, 0)
     winding = d.pick("pitch", (25, 45, 30))
-    centre = torch.tensor([10.0, 17.5, 30.0])[winding].double() + torch.tensor([2.5, 3.5, 5.0])[winding] * (2 * d.uniform("pitch")[:, 1] - 1)
-    pitch = (centre[:, None] * (1 + 0.08 * d.normal("arm-pitch"))).clamp(6, 40) * (math.pi / 180)
+    # degrees, for tight, medium and loose arms
+    middle, reach = torch.tensor([[10.0, 17.5, 30.0], [2.5, 3.5, 5.0]], dtype=torch.float64)[:, winding]
+    pitch = ((middle + reach * d.uniform("pitch", -1.0, 1.0)[:, 1])[:, None] * (1 + 0.08 * d.normal("arm-pitch"))).clamp(6, 40) * (
+        math.pi / 180
+    )
     slots = torch.arange(ARMS)
     spread = 2 * math.pi * slots / number.clamp_min(1)[:, None]
     phase = spread + 2 * math.pi * bar_turn[:, None] + 0.5 * (d.uniform("arm-phase") - 0.5)
@@ -164,18 +172,20 @@ def compose(
 
 
 def clump_field(
-    d: Draws, armed: Tensor, r90: Tensor, ratio: Tensor, cos: Tensor, pitch: Tensor, phase: Tensor, number: Tensor, scale: Tensor, angle: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    d: Draws, armed: Tensor, r90: Tensor, ratio: Tensor, cos: Tensor,
+    pitch: Tensor, phase: Tensor, number: Tensor, scale: Tensor, angle: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Star-forming knots: along the arms of a spiral, about the body of an irregular. Places on the sky, widths, weights."""
     first, second, third = d.uniform("clump-place").reshape(len(r90), 3, CLUMPS).unbind(1)
     which = (third * number.clamp_min(1)[:, None]).long().clamp_max(ARMS - 1)
     sense = torch.where(d.uniform("sense")[:, 0] < 0.5, -1.0, 1.0)[:, None]
-    r = (0.25 + 0.7 * first) * r90[:, None]
-    turn = phase.gather(1, which) + sense / torch.tan(pitch.gather(1, which)) * torch.log(r / scale[:, None]) + 0.25 * (second - 0.5)
-    radius = 0.7 * r90[:, None] * first.sqrt()
-    shift = 0.3 * r90[:, None] * (d.uniform("lopsided") - 0.5)
-    x = torch.where(armed[:, None], r * torch.cos(turn), radius * torch.cos(2 * math.pi * second) + shift[:, :1])
-    y = torch.where(armed[:, None], r * torch.sin(turn) * cos[:, None], radius * torch.sin(2 * math.pi * second) * ratio[:, None] + 0.6 * shift[:, 1:])
+    spiral, size = armed[:, None], r90[:, None]
+    r = torch.where(spiral, (0.25 + 0.7 * first) * size, 0.7 * size * first.sqrt())
+    along = phase.gather(1, which) + sense / torch.tan(pitch.gather(1, which)) * torch.log(r / scale[:, None]) + 0.25 * (second - 0.5)
+    turn = torch.where(spiral, along, 2 * math.pi * second)
+    shift = torch.where(spiral, 0.0, 0.3 * size * (d.uniform("lopsided") - 0.5))
+    x = r * torch.cos(turn) + shift[:, :1]
+    y = r * torch.sin(turn) * torch.where(armed, cos, ratio)[:, None] + 0.6 * shift[:, 1:]
     cosine, sine = torch.cos(angle)[:, None], torch.sin(angle)[:, None]
     place = torch.stack([x * cosine - y * sine, x * sine + y * cosine], -1)
     u = d.uniform("clump-width")

@@ -22,6 +22,8 @@ BANDS = ("g", "r", "i")
 SEEING = (1.07, 1.0, 0.96)  # FWHM of each band over that in r
 DUST = (1.22, 0.86, 0.66)  # optical depth of each band over that in V
 FOREGROUND = 0.12  # share of the light that stands before a dust lane
+THICKNESS = 0.15  # axis ratio of a disc seen from its side
+EXPONENTIAL_HALF_LIGHT = 1.67835  # half-light radius of an exponential disc, in scale lengths
 MOFFAT_ALPHA = 1 / (2 * math.sqrt(2 ** (1 / 3.5) - 1))  # scale radius over FWHM, for beta = 3.5
 
 # The night sky and detector of SDSS: what a 0.396 arcsec pixel sees.
@@ -88,26 +90,37 @@ def core(lat: Latents, x: Tensor, y: Tensor, grid: Grid, boxy: bool) -> Tensor:
     return profiles.wide(lat.core_share) * image
 
 
-def cusp(lat: Latents, grid: Grid) -> Tensor:
-    """The share of each galaxy's light that the grid's samples of its core lack: [B]."""
+def cusps(lat: Latents, grid: Grid) -> Tensor:
+    """The shares of each galaxy's light that the grid's samples of its core and of its disc lack: [B, 2]."""
     place = lat.centre / grid.step + (grid.side - 1) / 2  # in grid points
-    shape = lat.core_sersic, lat.core_radius, lat.core_ratio, grid.step
-    lacks = torch.zeros_like(lat.magnitude)
-    # A bent body is shallow: it has no cusp.
+    offset = place - torch.floor(place)
+    lacks = torch.zeros_like(lat.centre)
     for boxy in (False, True):
+        # A bent body is shallow: it has no cusp.
         pick = torch.nonzero(((lat.core_boxy != 2) == boxy) & (lat.warp[:, 0] == 0))[:, 0]
         if len(pick):
-            part = tuple(each[pick] for each in shape[:3])
-            exponent = lat.core_boxy[pick] if boxy else None
-            offset = (place - torch.floor(place))[pick]
-            lacks[pick] = profiles.missing_light(offset, lat.angle[pick], *part, grid.step, exponent)
-    return lat.core_share * lacks
+            part = lat.rows(pick)
+            lacks[pick, 0] = part.core_share * profiles.missing_light(
+                offset[pick], part.angle, part.core_sersic, part.core_radius, part.core_ratio, grid.step, part.core_boxy if boxy else None
+            )
+    pick = torch.nonzero((lat.kind == DISC) & (lat.disc_share > 0))[:, 0]
+    if len(pick):
+        # An exponential disc is a Sersic profile of index 1.
+        part = lat.rows(pick)
+        shape = torch.ones_like(part.disc_scale), EXPONENTIAL_HALF_LIGHT * part.disc_scale, slant(part)
+        lacks[pick, 1] = part.disc_share * profiles.missing_light(offset[pick], part.angle, *shape, grid.step)
+    return lacks
+
+
+def slant(lat: Latents) -> Tensor:
+    """The axis ratio of a disc seen aslant, a little thick: [B]."""
+    return torch.sqrt(lat.cos_inclination**2 + THICKNESS**2 * (1 - lat.cos_inclination**2))
 
 
 def disc(lat: Latents, x: Tensor, y: Tensor, texture: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
     """Bar, smooth disc and arms of a disc seen from above or aslant: three planes [B, H, W]."""
     u, v = profiles.rotated(x, y, lat.angle)
-    ratio = torch.sqrt(lat.cos_inclination**2 + 0.15**2 * (1 - lat.cos_inclination**2))
+    ratio = slant(lat)
     v = v / profiles.wide(ratio)
     r = torch.sqrt(u * u + v * v)
     smooth = profiles.wide(lat.disc_share) * profiles.inclined_disc(r, lat.disc_scale, ratio)
@@ -162,7 +175,7 @@ def light(lat: Latents, seed: int, grid: Grid) -> Tensor:
         edge = lat.rows(pick)
         u, v = profiles.rotated(x[pick], y[pick], edge.angle)
         height = edge.disc_height * edge.disc_scale
-        planes[pick, 1] = profiles.wide(edge.disc_share) * profiles.edge_on_disc(u, v, edge.disc_scale, height, grid.step)
+        planes[pick, 1] = profiles.wide(edge.disc_share) * profiles.edge_on_disc(u, v, edge.angle, edge.disc_scale, height, grid.step)
     pick = torch.nonzero(lat.clump_share > 0)[:, 0]
     if len(pick):
         knots = lat.rows(pick)
@@ -174,23 +187,44 @@ def light(lat: Latents, seed: int, grid: Grid) -> Tensor:
     image = (mixture @ planes.flatten(2)).reshape(planes.shape)
     pick = torch.nonzero(lat.lane_depth > 0)[:, 0]
     if len(pick):
-        image[pick] = image[pick] * absorbed(lat.rows(pick), x[pick], y[pick])
+        image[pick] = image[pick] * absorbed(lat.rows(pick), x[pick], y[pick], grid.step)
     return image
 
 
-def absorbed(lat: Latents, x: Tensor, y: Tensor) -> Tensor:
-    """The share of the light that a dust lane lets through in each band: [B, 3, H, W]."""
-    u, v = profiles.rotated(x, y, lat.angle + lat.lane_angle)
-    depth = profiles.wide(lat.lane_depth) * profiles.lane(u, v, lat.lane_width, lat.lane_length, lat.lane_offset)
-    through = torch.stack([torch.exp(-k * depth) for k in DUST], 1)
-    return FOREGROUND + (1 - FOREGROUND) * through
+def absorbed(lat: Latents, x: Tensor, y: Tensor, step: float) -> Tensor:
+    """The share of the light that a dust lane lets through in each band: [B, 3, H, W].
+
+    A lane can be thinner than a step, so the share is a mean over five places across the cell, each with the weight of the light
+    there: that of the disc seen edge-on, or an even one.
+    """
+    angle = lat.angle + lat.lane_angle
+    u, v = profiles.rotated(x, y, angle)
+    cell = step * torch.maximum(torch.cos(angle).abs(), torch.sin(angle).abs())
+    thickness = profiles.wide(torch.where(lat.kind == EDGE_ON, lat.disc_height * lat.disc_scale, 1e6))
+    through, total = torch.zeros(len(lat), len(DUST), *v.shape[1:], device=v.device), torch.zeros_like(v)
+    for place in (-0.4, -0.2, 0.0, 0.2, 0.4):
+        across = v + profiles.wide(cell * place)
+        depth = profiles.wide(lat.lane_depth) * profiles.lane(u, across, lat.lane_width, lat.lane_length, lat.lane_offset)
+        # sech^2 over its value in the middle of the cell, which far out is 0 / 0 but for the logarithm
+        weight = torch.exp(2 * (log_cosh(v / thickness) - log_cosh(across / thickness)))
+        total += weight
+        for band, k in enumerate(DUST):
+            through[:, band] += weight * torch.exp(-k * depth)
+    return FOREGROUND + (1 - FOREGROUND) * through / total[:, None]
+
+
+def log_cosh(x: Tensor) -> Tensor:
+    return x.abs() + torch.log1p(torch.exp(-2 * x.abs())) - math.log(2)
 
 
 def points(lat: Latents, grid: Grid) -> tuple[Tensor, Tensor]:
-    """What is smaller than the grid resolves, the field's stars and the galaxy's cusp: places [B, P, 2] and fluxes [B, P, 3]."""
-    flux = lat.colours[:, 0] * (cusp(lat, grid) * 10 ** (0.4 * (22.5 - lat.magnitude)))[:, None]
-    origin = torch.zeros(len(lat), 1, 1, device=flux.device)
-    flux = torch.where(lat.lane_depth[:, None] > 0, flux * absorbed(lat, origin, origin)[:, :, 0, 0], flux)
+    """What is smaller than the grid resolves, the field's stars and the galaxy's cusps: places [B, P, 2] and fluxes [B, P, 3]."""
+    total = 10 ** (0.4 * (22.5 - lat.magnitude))
+    flux = (cusps(lat, grid)[..., None] * lat.colours[:, :2]).sum(1) * total[:, None]
+    laned = torch.nonzero(lat.lane_depth > 0)[:, 0]
+    if len(laned):
+        origin = torch.zeros(len(laned), 1, 1, device=flux.device)
+        flux[laned] *= absorbed(lat.rows(laned), origin, origin, grid.step)[:, :, 0, 0]
     place = torch.cat([lat.star_place, lat.centre[:, None]], 1)
     inside = (place.abs() < grid.side * grid.step / 2).all(-1, keepdim=True)
     return place, torch.cat([lat.star_flux, flux[:, None]], 1) * inside

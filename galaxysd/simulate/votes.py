@@ -90,7 +90,8 @@ def ideal(latents: Latents) -> Tensor:
     dusty_share = torch.where(edge & (latents.lane_depth > 0), 0.6 * seen, lane)[:, None]
     answers.append(spread((1 - ragged_share - dusty_share) * plain + ragged_share * ragged + dusty_share * dusty, 0.01))
 
-    bulge = torch.where(irregular, 0.1, 1.0) * below(-torch.log(latents.core_share.clamp_min(1e-3)), -math.log(0.06), 0.5) * (0.4 + 0.6 * seen)
+    bulge = below(-torch.log(latents.core_share.clamp_min(1e-3)), -math.log(0.06), 0.5) * (0.4 + 0.6 * seen)
+    bulge = torch.where(irregular, 0.1 * bulge, bulge)
     boxy = torch.where(latents.core_boxy > 2, 0.7, 0.08)
     answers.append(spread(torch.stack([bulge * (1 - boxy), bulge * boxy, 1 - bulge], 1), 0.03))
 

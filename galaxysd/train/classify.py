@@ -44,5 +44,5 @@ class ClassifyTask:
         x = self.stretch.forward(galaxies.images)
         if self.config.train.flips:
             x = transforms.symmetry(x, transforms.codes(self.config.train.seed, "train-symmetry", position, False))
-        logits, firmness = net(x.to(self.device, memory_format=layout))
-        return vote_loss(concentrations(logits, firmness, self.labels), galaxies.counts.to(self.device), self.labels).mean()
+        out = net(x.to(self.device, memory_format=layout))
+        return vote_loss(concentrations(out, self.labels), galaxies.counts.to(self.device), self.labels).mean()

@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="judge-32", help=f"one of {', '.join(configs.presets())} (%(default)s)")
     add_run_arguments(parser)
     parser.add_argument("--held-out", type=int, default=4096, help="simulated galaxies to print the rates on (%(default)s)")
-    parser.add_argument("--ship", type=Path, metavar="FILE", help="also write the finished classifier as one file, weights in half precision")
+    parser.add_argument(
+        "--ship", type=Path, metavar="FILE", help="also write the finished classifier as one file, weights in half precision"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -123,5 +123,3 @@ def _toml(config: Config) -> str:
         if isinstance(values, dict):
             lines += ["", f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
     return "\n".join(lines)
-
-

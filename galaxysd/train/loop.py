@@ -22,8 +22,9 @@ import galaxysd
 from galaxysd import checkpoint, files
 from galaxysd.config import Config
 from galaxysd.data.galaxies import Galaxies
-from galaxysd.data.readers import Order, Source, batches
+from galaxysd.data.readers import GalaxySet, Order, Source, batches
 from galaxysd.errors import GalaxySDError, Mismatch, Stopped
+from galaxysd.model.layers import laid_out
 from galaxysd.runlog import Log, Progress, StopSignals
 from galaxysd.train.step import Optimiser
 
@@ -64,7 +65,7 @@ def resolve_layout(name: str, device: torch.device, dtype: torch.dtype) -> torch
     return {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}[name]
 
 
-def train(task: Task, source: Source, out: Path, stop: StopSignals, *, after: Callable[[Path, int], None] | None = None) -> Result:
+def train(task: Task, source: Source, out: Path, stop: StopSignals, *, after: Callable[[Path, int], object] | None = None) -> Result:
     """Trains until the first of the config's limits; continues what `out` holds when it is the same run."""
     config = task.config.train
     if not (config.steps or config.images or config.minutes):
@@ -76,13 +77,12 @@ def train(task: Task, source: Source, out: Path, stop: StopSignals, *, after: Ca
 class _Run:
     """One run in one folder."""
 
-    def __init__(
-        self, task: Task, source: Source, out: Path, stop: StopSignals, after: Callable[[Path, int], None] | None
-    ) -> None:
+    def __init__(self, task: Task, source: Source, out: Path, stop: StopSignals, after: Callable[[Path, int], object] | None) -> None:
         self.task, self.source, self.out, self.stop, self.after = task, source, out, stop, after
         self.config = task.config.train
         self.threads = self.config.threads or torch.get_num_threads()
         self.layout = resolve_layout(self.config.layout, task.device, task.dtype)
+        self.trained_on = source.describe()
         self.step, self.seconds, self.loss = 0, 0.0, float("nan")
         self.net: nn.Module
         self.optimiser: Optimiser
@@ -92,7 +92,7 @@ class _Run:
         return {
             "kind": self.task.kind,
             "config": self.task.config.to_json(),
-            "trained_on": self.source.describe(),
+            "trained_on": self.trained_on,
             "dtype": str(self.task.dtype).removeprefix("torch."),
             "layout": "nhwc" if self.layout is torch.channels_last else "nchw",
             "device": self.task.device.type,
@@ -103,7 +103,7 @@ class _Run:
     def go(self) -> Result:
         self._claim()
         torch.set_num_threads(self.threads)
-        self.net = self.task.build().to(memory_format=self.layout)
+        self.net = laid_out(self.task.build(), self.layout)
         self.optimiser = Optimiser(self.net, self.config)
         with Log(self.out / "log.jsonl") as log:
             self._resume(log)
@@ -161,10 +161,14 @@ class _Run:
         mine = self.description()
         path = self.out / "run.json"
         if not path.exists():
-            foreign = [entry.name for entry in self.out.iterdir() if entry.name != ".lock"]
+            foreign = [entry.name for entry in self.out.iterdir() if entry.name not in (".lock", "trained_on.ids")]
             if foreign:
                 raise GalaxySDError(f"{self.out}: not empty ({sorted(foreign)[0]}) and not a run; give a folder that does not exist yet")
             versions = {"galaxysd": galaxysd.__version__, "torch": torch.__version__, "python": platform.python_version()}
+            if isinstance(self.source, GalaxySet):
+                # Their digest stands in `trained_on`: who wonders whether a galaxy was trained on can look.
+                text = "\n".join(self.source.hashed_ids())
+                files.commit(self.out / "trained_on.ids", lambda file: file.write(text.encode()))
             files.commit_json(path, {"run": mine, "versions": versions, "machine": platform.processor() or platform.machine()})
             return
         theirs = files.read_json(path).get("run", {})
@@ -189,7 +193,7 @@ class _Run:
         about = {
             "kind": self.task.kind,
             "config": self.task.config.to_json(),
-            "trained_on": self.source.describe(),
+            "trained_on": self.trained_on,
             "step": self.step,
             "images": self.images,
             **self.task.about(),

@@ -19,7 +19,7 @@ class Optimiser:
     def __init__(self, net: nn.Module, config: TrainConfig) -> None:
         self.config = config
         self.names = [name for name, _ in net.named_parameters()]
-        self.parameters = [parameter for _, parameter in net.named_parameters()]
+        self.parameters: list[Tensor] = [parameter for _, parameter in net.named_parameters()]
         self.ema = [parameter.detach().clone() for parameter in self.parameters]
         self.adam = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8, weight_decay=config.weight_decay, fused=True

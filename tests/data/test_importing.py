@@ -82,7 +82,7 @@ def test_every_row_left_out_has_its_reason(tmp_path: Path) -> None:
         ("b", good[1][:-40], "damaged image"),
         ("c", b"GIF89a" + bytes(50), "neither JPEG nor PNG"),
         ("d", None, "no image bytes"),
-        ("e", huge_png(9_000), "9000x9000 pixels, more than"),
+        ("e", huge_png(9_000), "9000x9000 pixels, more than the 64000000"),
         ("e", huge_png(20_000), "decompression bomb"),
         ("f", encoded(pixels(1)[:6]), "12x6 pixels, not square"),
         ("g", encoded(pixels(1, 20)), "20 pixels on a side, the set has 12"),

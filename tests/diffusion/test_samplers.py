@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_levels_fall_from_the_first_to_zero():
     assert sigmas[-1] == 0
     assert sigmas[0] == pytest.approx(config.sigma_max)
     assert sigmas[-2] == pytest.approx(config.sigma_min)
-    assert all(a > b for a, b in zip(sigmas[:-1], sigmas[1:], strict=True))
+    assert all(a > b for a, b in pairwise(sigmas))
 
 
 class Answers:

@@ -8,7 +8,7 @@ from galaxysd import seeds
 from galaxysd.data.galaxies import Frame
 from galaxysd.data.schema import GZ2
 from galaxysd.evaluate import conditional
-from galaxysd.evaluate.conditional import CLASSES, agreement, by_judge, by_votes, flux_ratio, fractions, same_mix
+from galaxysd.evaluate.conditional import CLASSES, agreement, flux_ratio, fractions, same_mix
 from galaxysd.evaluate.features import Described
 
 ODD, SMOOTH, FEATURED = GZ2.index("something-odd_yes"), GZ2.index("smooth-or-featured_smooth"), GZ2.index("smooth-or-featured_featured")
@@ -63,8 +63,8 @@ def described(
 def test_an_answer_is_found_when_its_whole_path_wins() -> None:
     counts = votes(*PATHS)
     columns = [GZ2.index(answer) for answer in CLASSES.values()]
-    assert torch.equal(by_votes(counts, GZ2)[:, columns], torch.eye(4, dtype=torch.bool))
-    assert torch.equal(by_judge(seen(counts), GZ2)[:, columns], torch.eye(4, dtype=torch.bool))
+    assert torch.equal(GZ2.winners(counts)[:, columns], torch.eye(4, dtype=torch.bool))
+    assert torch.equal(GZ2.winners(seen(counts))[:, columns], torch.eye(4, dtype=torch.bool))
 
 
 def test_a_lost_ancestor_loses_the_answer_and_either_parent_will_do() -> None:
@@ -72,18 +72,18 @@ def test_a_lost_ancestor_loses_the_answer_and_either_parent_will_do() -> None:
     smooth, featured, artifact = votes("irregular", "irregular", "irregular").unbind(0)
     smooth[SMOOTH], smooth[FEATURED] = 40, 0
     artifact[GZ2.index("smooth-or-featured_artifact")] = 41
-    found = by_votes(torch.stack((smooth, featured, artifact)), GZ2)
+    found = GZ2.winners(torch.stack((smooth, featured, artifact)))
     assert found[:, irregular].tolist() == [True, True, False]
     even = votes("irregular")
     even[0, GZ2.index("something-odd_no")] = 41
-    assert not by_votes(even, GZ2)[0, irregular]
+    assert not GZ2.winners(even)[0, irregular]
 
 
 def test_a_request_need_not_spell_out_its_ancestors() -> None:
     counts = torch.zeros(2, len(GZ2.answers))
     counts[:, GZ2.index("how-rounded_cigar")] = 36
     counts[1, FEATURED] = 40
-    assert by_votes(counts, GZ2)[:, GZ2.index("how-rounded_cigar")].tolist() == [True, False]
+    assert GZ2.winners(counts)[:, GZ2.index("how-rounded_cigar")].tolist() == [True, False]
 
 
 def survey(n: int, seed: int) -> Tensor:
@@ -143,11 +143,11 @@ def test_held_out_rows_are_chosen_for_the_requested_mix() -> None:
     own = survey(400, 0)
     rows = same_mix(described(asked, None, asked), described(own), 0)
     assert rows is not None
-    found = by_votes(own[rows], GZ2)
+    found = GZ2.winners(own[rows])
     cigars, edges = int(found[:, GZ2.index("how-rounded_cigar")].sum()), int(found[:, GZ2.index("disk-edge-on_yes")].sum())
     assert cigars + edges == len(rows)
     assert abs(cigars - 3 * edges) <= 3
-    assert cigars == int(by_votes(own, GZ2)[:, GZ2.index("how-rounded_cigar")].sum())
+    assert cigars == int(GZ2.winners(own)[:, GZ2.index("how-rounded_cigar")].sum())
     like = torch.zeros(40, 5)
     assert same_mix(described(asked, None, asked, asked_numeric=like), described(own), 0) is None
 

@@ -23,7 +23,7 @@ from galaxysd.data import transforms
 from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.schema import GZ2, SCHEMAS
 from galaxysd.errors import BadInput, GalaxySDError
-from galaxysd.gallery import page, rows
+from galaxysd.gallery import page
 
 Make = Callable[..., Galaxies]
 HOSTILE = "</script><img src=x onerror=alert(1)><!-- \u2028 '\" &lt; {{script}} <script>"
@@ -145,8 +145,8 @@ def test_the_filter_reads_the_leading_requested_answers(both: dict[str, page.Bat
     new, old = both["generated"], both["simulated"]
     assert new is not None
     assert old is not None
-    assert [row["lead"] for row in data["panels"][0]["rows"]] == rows.leading(new[0].cond_counts, GZ2).tolist()
-    assert [row["lead"] for row in data["panels"][1]["rows"]] == rows.leading(old[0].counts, GZ2).tolist()
+    assert [row["lead"] for row in data["panels"][0]["rows"]] == GZ2.leading(new[0].cond_counts).tolist()
+    assert [row["lead"] for row in data["panels"][1]["rows"]] == GZ2.leading(old[0].counts).tolist()
     assert [(panel["label"], panel["words"], panel["measured"]) for panel in data["panels"]] == [
         ("generated", "requested", True),
         ("simulated", "volunteers", False),

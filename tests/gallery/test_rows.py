@@ -35,15 +35,15 @@ def named(row: torch.Tensor) -> dict[str, str]:
 
 def test_a_question_counts_only_along_the_leading_path() -> None:
     smooth = votes(smooth0or0featured__smooth=38, smooth0or0featured__featured=2, disk0edge0on__no=2, bar__yes=2, how0rounded__cigar=30)
-    assert named(rows.leading(smooth, GZ2)[0]) == {"smooth-or-featured": "smooth", "how-rounded": "cigar"}
-    assert named(rows.leading(votes(bar__yes=9, bar__no=1), GZ2)[0]) == {"bar": "yes"}, "a parent nobody was asked leaves the child alone"
-    assert named(rows.leading(votes(), GZ2)[0]) == {}
+    assert named(GZ2.leading(smooth)[0]) == {"smooth-or-featured": "smooth", "how-rounded": "cigar"}
+    assert named(GZ2.leading(votes(bar__yes=9, bar__no=1))[0]) == {"bar": "yes"}, "a parent nobody was asked leaves the child alone"
+    assert named(GZ2.leading(votes())[0]) == {}
     assert named(rows.leading(torch.full((1, len(GZ2.answers)), math.nan), GZ2)[0]) == {}
 
 
 def test_leading_answers_are_those_of_a_plain_recursion() -> None:
     counts = (seeds.uniform(1, "test", range(60), (len(GZ2.answers),)) * 6 - 3).clamp_min(0).floor().float()
-    found = rows.leading(counts, GZ2)
+    found = GZ2.leading(counts)
 
     def lead(row: torch.Tensor, q: int) -> int:
         question, mine = GZ2.questions[q], row[GZ2.slices[q]].tolist()
@@ -71,7 +71,7 @@ def test_a_record_holds_what_was_requested_and_what_was_measured(galaxies: Calla
     torch.testing.assert_close(torch.tensor(first["votes"]), GZ2.fractions(batch.cond_counts[0]), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(torch.tensor(first["voters"]), GZ2.voters(batch.cond_counts[0]))
     assert "measured" not in first
-    assert second["found"] == rows.leading(measured, GZ2)[1].tolist()
+    assert second["found"] == GZ2.leading(measured)[1].tolist()
     assert second["measured"][0] == pytest.approx(1 / 3, abs=1e-4)
     assert first["extra"] == {"kind": "disc"}
     assert second["extra"] == {}

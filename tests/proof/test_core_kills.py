@@ -8,10 +8,11 @@ import pytest
 
 from tests import killing, tiny
 
+pytestmark = pytest.mark.proof_core
+
 SETTINGS = ("train.steps=40", "train.save_steps=2")
 
 
-@pytest.mark.proof_core
 def test_kills(tmp_path: Path, tier, report):
     tiny.run(tmp_path / "undisturbed", *SETTINGS)
     whole = killing.weights_digest(tmp_path / "undisturbed")
@@ -24,7 +25,6 @@ def test_kills(tmp_path: Path, tier, report):
     assert set(kills.digests) == {whole}
 
 
-@pytest.mark.proof_core
 def test_killed_ten_times_in_forty_steps(tmp_path: Path, report):
     """One run, killed ten times on its way."""
     tiny.run(tmp_path / "undisturbed", *SETTINGS)

@@ -12,18 +12,21 @@ from galaxysd.config import DiffusionConfig
 from galaxysd.data.schema import GZ2
 from galaxysd.diffusion.samplers import SAMPLERS, levels
 
+pytestmark = pytest.mark.proof_core
+
 SPREAD = 0.5
 
 
 def end_error(name: str, steps: int) -> float:
     """Relative error at sigma_min of the ideal denoiser's ODE for N(0, SPREAD^2) data."""
     sigmas = levels(DiffusionConfig(), steps)[:-1]
-    x = SAMPLERS[name](lambda x, sigma: x * SPREAD**2 / (SPREAD**2 + sigma**2), torch.full((1, 1, 1, 1), sigmas[0], dtype=torch.float64), sigmas)
+    x = SAMPLERS[name](
+        lambda x, sigma: x * SPREAD**2 / (SPREAD**2 + sigma**2), torch.full((1, 1, 1, 1), sigmas[0], dtype=torch.float64), sigmas
+    )
     exact = sigmas[0] * math.sqrt((SPREAD**2 + sigmas[-1] ** 2) / (SPREAD**2 + sigmas[0] ** 2))
     return abs(float(x) / exact - 1)
 
 
-@pytest.mark.proof_core
 @pytest.mark.parametrize("name", ["heun", "dpmpp_2m"])
 def test_error_falls_fourfold(name, report):
     errors = {steps: end_error(name, steps) for steps in (32, 64, 128, 256)}
@@ -32,7 +35,6 @@ def test_error_falls_fourfold(name, report):
     assert all(3.0 < ratio < 5.5 for ratio in ratios)
 
 
-@pytest.mark.proof_core
 def test_philox_vectors(report):
     """Known answers of Random123 for philox4x32-10."""
     known = [
@@ -45,7 +47,6 @@ def test_philox_vectors(report):
     assert right == len(known)
 
 
-@pytest.mark.proof_core
 def test_votes_of_a_tree(tier, report):
     """Conditional fractions sum to 1, and a child's voters are its parents' votes."""
     from galaxysd.simulate.survey import simulate
@@ -54,7 +55,9 @@ def test_votes_of_a_tree(tier, report):
     counts = simulate("survey", 5, range(n), 16).counts.double()
     fractions, voters = GZ2.fractions(counts), GZ2.voters(counts)
     worst = max(
-        float((fractions[voters[:, q] > 0][:, part].sum(1) - 1).abs().max()) for q, part in enumerate(GZ2.slices) if (voters[:, q] > 0).any()
+        float((fractions[voters[:, q] > 0][:, part].sum(1) - 1).abs().max())
+        for q, part in enumerate(GZ2.slices)
+        if (voters[:, q] > 0).any()
     )
     parents = [(q, [GZ2.index(parent) for parent in question.parents]) for q, question in enumerate(GZ2.questions) if question.parents]
     lost = max(float((counts[:, columns].sum(1) - voters[:, q]).abs().max()) for q, columns in parents)
@@ -64,7 +67,6 @@ def test_votes_of_a_tree(tier, report):
     assert lost == 0
 
 
-@pytest.mark.proof_core
 @pytest.mark.parametrize("what", ["train step", "sampled unit"])
 def test_within_15_percent_of_plain_modules(what, tier, report):
     """One thread, interleaved in one run."""

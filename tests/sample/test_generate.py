@@ -69,7 +69,9 @@ def test_it_draws_what_it_learned(generator):
 
 
 def test_a_batch_in_every_form(generator):
-    batch = generator.sample({"magnitude": [16.2, None], "smooth-or-featured_smooth": [0.7, 0.2], "smooth-or-featured_featured": [0.3, 0.8]})
+    batch = generator.sample(
+        {"magnitude": [16.2, None], "smooth-or-featured_smooth": [0.7, 0.2], "smooth-or-featured_featured": [0.3, 0.8]}
+    )
     assert batch.flux.shape == (2, 3, 8, 8)
     assert batch.rgb.shape == (2, 8, 8, 3)
     assert batch.rgb.dtype == np.uint8

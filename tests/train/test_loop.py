@@ -61,7 +61,8 @@ def test_stopping_saves_and_the_same_command_goes_on(tmp_path: Path, undisturbed
 
 def test_sigterm_exits_75(tmp_path: Path):
     code = (
-        "import sys; from pathlib import Path; from galaxysd.runlog import StopSignals; from galaxysd.errors import Stopped; from tests import tiny\n"
+        "import sys\nfrom pathlib import Path\nfrom galaxysd.runlog import StopSignals\n"
+        "from galaxysd.errors import Stopped\nfrom tests import tiny\n"
         "with StopSignals() as stop:\n"
         "    try: tiny.run(Path(sys.argv[1]), 'train.steps=100000', stop=stop)\n"
         "    except Stopped as error: sys.exit(error.exit_code)\n"

@@ -1,0 +1,132 @@
+"""`galaxysd simulate`: the same bytes for any number of workers, stopping and going on, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from galaxysd import cli
+from galaxysd.data.readers import open_set
+from galaxysd.simulate import command
+
+BASIC = ["simulate", "--size", "32", "--preset", "tutorial", "--seed", "3"]
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(command, "shard_rows", lambda size: 32)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "data").iterdir())}
+
+
+def test_workers_change_no_byte(tmp_path, small_shards, capsys):
+    for workers in ("1", "2"):
+        assert cli.main([*BASIC, "--n", "100", "--workers", workers, "--out", str(tmp_path / workers), "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said["rows"], said["shards"], said["rendered"]) == (100, 4, 100)
+    assert content(tmp_path / "1") == content(tmp_path / "2")
+    found = open_set(tmp_path / "1")
+    assert len(found) == 100
+    assert found.provenance["simulated"] == "tutorial"
+    assert found.provenance["seed"] == 3
+
+
+def test_an_interrupted_set_goes_on(tmp_path, small_shards, monkeypatch, capsys):
+    """The stop comes while the third shard is rendered: that one is still written, and the second run makes the others."""
+    load = command.SimulatedSource.load
+    asked = []
+
+    def interrupting(self, k):
+        asked.append(k)
+        if len(asked) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return load(self, k)
+
+    monkeypatch.setattr(command.SimulatedSource, "load", interrupting)
+    words = [*BASIC, "--n", "160", "--workers", "1", "--out", str(tmp_path / "a")]
+    assert cli.main(words) == 75
+    assert "stopped by SIGTERM with 96 of 160 galaxies; the same command goes on" in capsys.readouterr().err
+    assert cli.main(words) == 0
+    assert asked == [0, 1, 2, 3, 4]
+    assert cli.main([*BASIC, "--n", "160", "--workers", "1", "--out", str(tmp_path / "b")]) == 0
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+    assert cli.main(words) == 0  # a whole set is left as it is
+    assert len(asked) == 10
+
+
+def test_workers_do_not_outlive_a_killed_parent(tmp_path):
+    """kill -9 of the parent: its workers notice, end, and the same command finishes the set."""
+    words = [*BASIC, "--n", "3000", "--workers", "2", "--out", str(tmp_path / "a")]
+    root = Path(__file__).parents[2]
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "galaxysd", *words],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+    )
+    try:
+        wait(lambda: (tmp_path / "a" / "data" / "shard-00000.json").exists(), 60)
+        parent.kill()
+        parent.wait()
+        wait(lambda: not alive(parent.pid), 20)
+    finally:
+        if alive(parent.pid):
+            os.killpg(parent.pid, signal.SIGKILL)
+    assert cli.main([*words[:-4], "--workers", "1", "--out", str(tmp_path / "a")]) == 0
+    assert len(open_set(tmp_path / "a")) == 3000
+
+
+def alive(group: int) -> bool:
+    """Whether a process of the group is left; a zombie that nobody has waited for counts as gone."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                state, _, pgrp = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            except OSError:
+                continue
+            if int(pgrp) == group and state != "Z":
+                return True
+    return False
+
+
+def wait(condition, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--n", "0"], 2, "--n 0: a set needs at least 1 galaxy"),
+        (["--n", "5", "--workers", "0"], 2, "--workers 0: give at least 1"),
+        (["--n", "5", "--first", "-1"], 2, "--first -1: galaxies are numbered from 0"),
+        (["--n", "5", "--size", "3"], 2, "size: 3 pixels; stamps are 16 to 512"),
+        (["--n", "5", "--preset", "tutoral"], 2, "did you mean tutorial?"),
+    ],
+)
+def test_bad_arguments_are_named(words, code, said, tmp_path, capsys):
+    assert cli.main(["simulate", *words, "--out", str(tmp_path / "a")]) == code
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_another_set_is_not_continued(tmp_path, capsys):
+    assert cli.main([*BASIC, "--n", "32", "--workers", "1", "--out", str(tmp_path / "a")]) == 0
+    assert cli.main([*BASIC, "--n", "64", "--workers", "1", "--out", str(tmp_path / "a")]) == 3
+    assert "provenance.n is 32, not 64" in capsys.readouterr().err
+
+
+def test_shards_are_whole_blocks():
+    assert [command.shard_rows(size) for size in (16, 32, 64, 128, 512)] == [1024, 1024, 512, 128, 32]
