@@ -155,14 +155,14 @@ class Demo:
 
         settings = Settings.of(self.generator.config.sample)
         asked = [requested(name, self.share.per_class, conditions.TYPICAL_VOTERS, self.generator.schema)[0] for name in CLASSES]
-        by_class = Conditions(torch.cat([each.counts for each in asked]), torch.cat([each.numeric for each in asked]))
+        # One of each class in turn, so that the first row of the page shows them all.
+        by_class = Conditions(*(torch.stack([getattr(each, part) for each in asked], 1).flatten(0, 1) for part in ("counts", "numeric")))
         like = conditions.like(self.held_out.read(self.share.like))
         for name, rows in (("classes", by_class), ("like", like)):
             draw_set(self.generator, rows, self.out / name, SAMPLE_SEED, settings)
         self.classes, self.like = readers.open_set(self.out / "classes"), readers.open_set(self.out / "like")
-        self.say(
-            f"drew {len(self.classes)} galaxies by answer and {len(self.like)} like held-out ones ({settings.sampler}, {settings.steps} steps)"
-        )
+        how = f"{settings.sampler}, {settings.steps} steps"
+        self.say(f"drew {len(self.classes)} galaxies by answer and {len(self.like)} like held-out ones ({how})")
 
     def evaluate(self) -> None:
         from galaxysd import files
@@ -176,11 +176,10 @@ class Demo:
             report.write(files.new_folder(self.out / f"report-{name}"), evaluation)
             found[name] = evaluation.findings
         self.facts["evaluation"] = found
-        verdicts = {name: each["verdict"] for name, each in found.items()}
-        self.lines.append(("classes", _line(verdicts["classes"], "Requested class")))
-        self.lines.append(("flux", _line(verdicts["like"], "Median flux ratio")))
-        self.lines.append(("copies", _line(verdicts["like"], "Nearest training")))
         self.judge = judge
+        self.lines.append(("classes", classes_line(found["classes"]["classes"], why)))
+        self.lines.append(("flux", flux_line(found["like"]["flux_ratio"])))
+        self.lines.append(("copies", copies_line(found["like"])))
 
     def export(self) -> None:
         from galaxysd.errors import Unavailable
@@ -254,5 +253,34 @@ def trial_rates(config: Config, counts: Sequence[int], seconds: float = 1.0) -> 
     return best
 
 
-def _line(verdict: list[str], start: str) -> str:
-    return next((line for line in verdict if line.startswith(start)), f"{start}: not measured")
+def classes_line(found: dict[str, Any] | None, why: str) -> str:
+    """How often the judge finds what was asked for, as a share of how often it finds that in held-out galaxies."""
+    if found is None:
+        return f"not measured: {why or 'no requests'}"
+    each = ", ".join(f"{name} {entry['ratio']['ratio']:.2f}" for name, entry in found["classes"].items())
+    return (
+        f"found in {found['generated']['rate']:.2f} of {found['rows']} requests, {found['mean_ratio']:.2f} of the judge's own rate "
+        f"({each}); shuffled {found['shuffled']['rate']:.2f}, chance {found['chance']:.2f}"
+    )
+
+
+def flux_line(found: dict[str, Any] | None) -> str:
+    """The median flux ratio over bands and bins of magnitude, beside what two halves of the held-out galaxies differ by."""
+    bands = [band for row in (found or {"bins": []})["bins"] for band in row.get("bands", {}).values()]
+    if not bands:
+        return "not measured: too few galaxies with a magnitude"
+    ratios, floors = [band["ratio"] for band in bands], [end for band in bands for end in band["floor_range"]]
+    return (
+        f"median ratio at the requested magnitude {min(ratios):.2f} to {max(ratios):.2f} over {len(bands)} bands and bins, "
+        f"two held-out halves {min(floors):.2f} to {max(floors):.2f}"
+    )
+
+
+def copies_line(found: dict[str, Any]) -> str:
+    """Coverage, and how near the nearest training galaxy is, beside the same of held-out galaxies."""
+    space = found["spaces"].get("the judge's embedding") or found["spaces"]["measured properties"]
+    cover, near = space["coverage"], found["memorisation"]
+    return (
+        f"coverage {cover['value']:.2f} (held-out halves {cover['floor']:.2f}); nearest training galaxy at "
+        f"{near['generated']['median']:.2f} (held-out {near['held_out']['median']:.2f}), {near['suspected_copies']} suspected copies"
+    )

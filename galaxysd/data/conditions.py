@@ -188,6 +188,7 @@ class _Asked:
 
     fractions: dict[str, float]
     because: str
+    open: bool = False  # several answers lead on and nobody chose: it counts who comes through, and stays unknown
 
 
 def _conditions(given: dict[str, float], voters: float, schema: Schema) -> tuple[Conditions, list[str]]:
@@ -203,8 +204,11 @@ def _conditions(given: dict[str, float], voters: float, schema: Schema) -> tuple
     for question in asked.values():
         for answer, value in question.fractions.items():
             fractions[0, schema.index(answer)] = value
-    reached = schema.reach(fractions)[:, schema.owner] * voters
-    return Conditions(fractions * reached, torch.full((1, len(NUMERIC)), math.nan)), filled
+    counts = fractions * schema.reach(fractions)[:, schema.owner] * voters
+    for number, question in asked.items():
+        if question.open:
+            counts[:, schema.slices[number]] = 0
+    return Conditions(counts, torch.full((1, len(NUMERIC)), math.nan)), filled
 
 
 def _words(fractions: dict[str, float]) -> str:
@@ -249,7 +253,10 @@ def _ancestors(asked: dict[int, _Asked], schema: Schema) -> list[str]:
             raise BadInput(f"{question.name}: {claims}; both cannot lead, so give {question.name} yourself or drop one")
         names = [answer for answer in question.canonical if answer in leading]
         fractions = _complete(number, {answer: LEADING / len(names) for answer in names}, schema)
-        asked[number] = _Asked(fractions, asked[wanted[0][0]].because)
-        leads = _words({name: fractions[name] for name in names})
-        filled.append(f"{question.name}: filled in as {leads}, which leads to {asked[number].because}")
+        because = asked[wanted[0][0]].because
+        asked[number] = _Asked(fractions, because, open=len(names) > 1)
+        if asked[number].open:
+            filled.append(f"{question.name}: left open, since {' and '.join(names)} both lead to {because}")
+        else:
+            filled.append(f"{question.name}: filled in as {names[0]}={fractions[names[0]]:g}, which leads to {because}")
     return filled[::-1]

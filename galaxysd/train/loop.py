@@ -119,7 +119,7 @@ class _Run:
 
     def _steps(self, log: Log) -> None:
         """Steps until a limit is reached or a stop is asked for."""
-        began, last_save = time.monotonic() - self.seconds, time.monotonic()
+        began, last_save, last_grid = time.monotonic() - self.seconds, time.monotonic(), time.monotonic()
         order = Order.of(self.source, self.config.seed)
         stream = batches(self.source, order, self.step, self.config.batch, workers=1)
         with closing(stream), Progress("train", total=self._total(), done=self.images, unit="img") as progress:
@@ -137,6 +137,9 @@ class _Run:
                 if due or (self.config.save_steps and self.step % self.config.save_steps == 0):
                     self.save()
                     last_save = time.monotonic()
+                if self.after and self.config.grid_minutes and time.monotonic() - last_grid > 60 * self.config.grid_minutes:
+                    self.after(self.save(), self.step)
+                    last_grid = time.monotonic()
 
     @property
     def images(self) -> int:
@@ -199,7 +202,7 @@ class _Run:
             **self.task.about(),
         }
         model = checkpoint.packed(self.optimiser.averaged(), about)
-        training = checkpoint.packed(self.optimiser.state(), {"kind": "training", "step": self.step})
+        training = checkpoint.packed(self.optimiser.state(), {**about, "kind": "training"})
         return checkpoint.save(self.out, self.step, model, training, {"seconds": self.seconds})
 
     def _finite(self, value: Tensor, what: str) -> None:
