@@ -111,6 +111,7 @@ class Demo:
     def simulate(self) -> None:
         """The galaxies that nobody trains on, as a set; those to train on are rendered while training."""
         from galaxysd.data import readers, shards
+        from galaxysd.data.mixed import Kept
         from galaxysd.simulate.survey import SimulatedSource
 
         size = self.config.model.image_size
@@ -120,7 +121,8 @@ class Demo:
                 writer.write(number, source.load(number))
             writer.finish()
         self.held_out = readers.open_set(self.out / "held-out")
-        self.source = SimulatedSource(POPULATION, TRAIN_SEED, 0, self.share.pool, size)
+        # Rendered once: the training reads it, and the search for copies reads it again.
+        self.source = Kept(SimulatedSource(POPULATION, TRAIN_SEED, 0, self.share.pool, size))
         self.say(f"simulated {len(self.held_out)} held-out galaxies of the {POPULATION} population")
 
     def train(self) -> None:
@@ -138,7 +140,7 @@ class Demo:
         task = DenoiseTask(config, self.source.frame, fit_stretch(self.source, config), torch.device("cpu"))
         with StopSignals() as stop:
             result = loop.train(task, self.source, self.out / "run", stop)
-        self.generator = load(self.out / "run")
+        self.generator = load(self.out / "run", device="cpu")
         rate = result.images / result.seconds
         self.facts["train"] = {"steps": result.steps, "images": result.images, "img_per_s": round(rate), "loss": result.loss}
         self.lines.append(("trained", f"{result.images:,} images in {result.seconds:.0f} s ({rate:.0f} img/s), loss {result.loss:.3f}"))
@@ -171,8 +173,8 @@ class Demo:
 
         judge, why = find_judge()
         found = {}
-        for name, generated in (("classes", self.classes), ("like", self.like)):
-            evaluation = evaluate(generated, self.held_out, self.source, judge, why_no_judge=why, names=(name, "held-out", "training"))
+        for name, generated, train in (("classes", self.classes, None), ("like", self.like, self.source)):
+            evaluation = evaluate(generated, self.held_out, train, judge, why_no_judge=why, names=(name, "held-out", "training"))
             report.write(files.new_folder(self.out / f"report-{name}"), evaluation)
             found[name] = evaluation.findings
         self.facts["evaluation"] = found
@@ -187,7 +189,7 @@ class Demo:
         from galaxysd.sample import load
 
         try:
-            found = denoiser_graph(load(self.out / "run", dtype="fp32"), self.out / "export")
+            found = denoiser_graph(load(self.out / "run", dtype="fp32", device="cpu"), self.out / "export")
         except Unavailable as error:
             self.lines.append(("export", f"not done: {error}"))
             return

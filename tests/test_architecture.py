@@ -35,8 +35,8 @@ LEVEL = {area: level for level, floor in enumerate(FLOORS) for area in floor}
 # The package's own faces: what it exports, and `python -m galaxysd`.
 FACES = {"__init__", "__main__"}
 
-# Tests of the project as a whole: they mirror no module.
-ABOUT_THE_PROJECT = {"test_architecture", "test_packaging", "test_tiers"}
+# Tests of the project as a whole, and of what stands beside the package: they mirror no module of it.
+ABOUT_THE_PROJECT = {"test_architecture", "test_benchmarks", "test_packaging", "test_tiers"}
 
 CORE = {"torch", "numpy", "safetensors", "pyarrow", "triton", "galaxysd"}
 LINES = 400

@@ -1,4 +1,4 @@
-"""Several sources read as one, for a model that should know more than one population."""
+"""Sources made of sources: several read as one, and one that keeps what it has loaded."""
 
 from __future__ import annotations
 
@@ -29,3 +29,19 @@ class Mixed:
 
     def describe(self) -> dict[str, Any]:
         return {"mixed": [source.describe() for source in self.sources]}
+
+
+class Kept:
+    """A source that loads each chunk once and keeps it: for a population small enough for memory and costly to render."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.frame, self.chunk_rows = source, source.frame, source.chunk_rows
+        self._chunks: dict[int, Galaxies] = {}
+
+    def load(self, k: int) -> Galaxies:
+        if k not in self._chunks:
+            self._chunks[k] = self.source.load(k)
+        return self._chunks[k]
+
+    def describe(self) -> dict[str, Any]:
+        return self.source.describe()

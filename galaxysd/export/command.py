@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     from galaxysd.export.onnx import denoiser_graph
     from galaxysd.sample.generate import load
 
-    found = denoiser_graph(load(args.model, dtype="fp32"), args.out)
+    found = denoiser_graph(load(args.model, dtype="fp32", device="cpu"), args.out)
     worst = max(case["error"] for case in found["cases"])
     line = f"{args.out}/denoiser.onnx: opset {found['opset']}, within {worst:.1e} of torch over the output's spread ({found['provider']})"
     print(json.dumps(found) if args.json else line)

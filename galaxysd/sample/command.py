@@ -16,14 +16,14 @@ from galaxysd.diffusion.samplers import SAMPLERS
 from galaxysd.errors import GalaxySDError, Stopped
 from galaxysd.runlog import Progress, StopSignals
 from galaxysd.sample.generate import Generator, Settings, load
-from galaxysd.sample.requests import of_table, repeated, requested
+from galaxysd.sample.requests import of_table, requested
 
 FILES_WORTH_WARNING = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a run folder, a checkpoint, or a bundled name")
-    parser.add_argument("--n", type=int, help="how many galaxies; with --like: at most this many rows of it")
+    parser.add_argument("--n", type=int, help="how many galaxies (16); with --like: at most this many rows of it (all)")
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--votes", metavar="ANSWER=FRACTION,...", help="conditional vote fractions; ancestors are filled in and printed")
     asked.add_argument("--ask", metavar="WORDS", help='answers by name, for example "barred spiral, 2 arms"')
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--voters", type=float, default=conditions.TYPICAL_VOTERS, help="how many volunteers the votes stand for (%(default)g)"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0, help="index of the first galaxy (%(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="index of the first galaxy, and with --like its row (%(default)s)")
     parser.add_argument("--sampler", choices=sorted(SAMPLERS))
     parser.add_argument("--steps", type=int)
     parser.add_argument("--guidance", type=float, help="1 is none")
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=64, help="galaxies in flight; changes no byte (%(default)s)")
     parser.add_argument("--workers", type=int, help="threads, each drawing whole units; changes no byte (all cores)")
     parser.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (%(default)s)")
     parser.add_argument("--shard-rows", type=int, default=1024)
     parser.add_argument("--png", action="store_true", help="also a PNG of each galaxy, and a grid")
     parser.add_argument("--fits", action="store_true", help="also a FITS file of each galaxy")
@@ -129,8 +129,11 @@ def _beside(out: Path, png: bool, fits: bool) -> list[str]:
 
 def _asked(args: argparse.Namespace, generator: Generator) -> tuple[Conditions, list[str]]:
     if args.like is not None:
-        wanted = _like(args.like, args.voters, generator)
-        rows, filled = repeated(wanted, None if args.n is None else min(args.n, len(wanted))), list[str]()
+        wanted, filled = _like(args.like, args.voters, generator), list[str]()
+        if args.first >= len(wanted):
+            raise GalaxySDError(f"--first {args.first}: {args.like} has {len(wanted)} rows; the last is {len(wanted) - 1}")
+        end = len(wanted) if args.n is None else min(args.first + args.n, len(wanted))
+        rows = wanted.rows(torch.arange(args.first, end))
     else:
         rows, filled = requested(args.votes or args.ask, args.n or 16, args.voters, generator.schema)
     if args.numbers:

@@ -170,8 +170,13 @@ class Generator:
         return GalaxyBatch(Galaxies.joined(parts), self.frame, self.provenance(settings, seed))
 
 
-def load(model: str | Path, *, dtype: str = "auto", device: str | torch.device = "cpu") -> Generator:
-    """Loads a model to draw from: a run folder, a checkpoint folder or file, or the name of a bundled model."""
+def load(model: str | Path, *, dtype: str = "auto", device: str | torch.device = "auto") -> Generator:
+    """Loads a model to draw from: a run folder, a checkpoint folder or file, or the name of a bundled model.
+
+    `auto` is the GPU where there is one, and bf16 where the device computes in it.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     path, expected, warnings = checkpoint.locate(model)
     for warning in warnings:
         print(f"galaxysd: {warning}; using {path.parent.name}", file=sys.stderr)

@@ -1,0 +1,181 @@
+"""The network: starts as nothing, hears its condition in every block, keeps galaxies apart, and is the same in any layout."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from galaxysd import config as configs
+from galaxysd import seeds
+from galaxysd.data import conditions
+from galaxysd.data.conditions import Conditions
+from galaxysd.data.schema import GZ2
+from galaxysd.model.layers import Attention, laid_out
+from galaxysd.model.unet import CHANNEL_MULTIPLE, UNet
+from galaxysd.train.denoise import initialise
+from tests import tiny
+
+WIDTH = conditions.width(GZ2)
+
+
+def perturbed(net: torch.nn.Module) -> torch.nn.Module:
+    """Drawn weights, away from their first values, so that no path is closed by a zero."""
+    initialise(net, 0)
+    with torch.no_grad():
+        for number, parameter in enumerate(net.parameters()):
+            parameter += 0.1 * seeds.normal(0, "perturbed", number, parameter.shape)[0]
+    return net.eval()
+
+
+def inputs(model: configs.ModelConfig, batch: int = 3):
+    """Images, noise coordinates and condition features."""
+    side = model.image_size
+    x = seeds.normal(1, "x", range(batch), (model.image_channels, side, side))
+    return x, torch.linspace(-1.0, 1.0, batch), seeds.uniform(1, "features", range(batch), (WIDTH,)).float()
+
+
+@pytest.fixture(scope="module")
+def net() -> UNet:
+    return perturbed(UNet(tiny.config().model, WIDTH))
+
+
+def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+def test_a_new_network_says_nothing():
+    model = tiny.config().model
+    assert not bool(UNet(model, WIDTH)(*inputs(model)).any())
+
+
+@torch.inference_mode()
+def test_the_condition_reaches_every_block(net):
+    """With the other blocks' scales and shifts switched off, a changed condition still changes the image."""
+    x, noise, features = inputs(net.config)
+    widths = [2 * block.outputs for block in net.blocks_in_order]
+    assert sum(widths) == net.modulation.out_features
+    weight = net.modulation.weight.clone()
+    for number in range(len(widths)):
+        first = sum(widths[:number])
+        net.modulation.weight.zero_()
+        net.modulation.weight[first : first + widths[number]] = weight[first : first + widths[number]]
+        changed = relative(net(x, noise, features + 1), net(x, noise, features))
+        net.modulation.weight.zero_()
+        silent = relative(net(x, noise, features + 1), net(x, noise, features))
+        net.modulation.weight.copy_(weight)
+        assert changed > 1e-4, f"block {number} does not hear the condition"
+        assert silent == 0
+
+
+@torch.inference_mode()
+def test_the_noise_level_is_heard(net):
+    x, noise, features = inputs(net.config)
+    assert relative(net(x, noise + 0.1, features), net(x, noise, features)) > 1e-3
+
+
+@torch.inference_mode()
+def test_nothing_asked_is_no_features(net):
+    """What guidance subtracts, zero features, is what a galaxy of unknown votes and numbers is encoded to."""
+    x, noise, _ = inputs(net.config)
+    unknown = conditions.encode(Conditions.unknown(3), GZ2)
+    assert torch.equal(net(x, noise, unknown), net(x, noise, torch.zeros(3, WIDTH)))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_galaxy_does_not_see_its_companions(net, dtype: torch.dtype):
+    """At one batch size a row's bytes are its own: the unit of work of sampling stands on this."""
+    x, noise, features = inputs(net.config, 4)
+    x = x.to(dtype)
+    alone = [torch.zeros_like(each) for each in (x, noise, features)]
+    for each, whole in zip(alone, (x, noise, features), strict=True):
+        each[2] = whole[2]
+    assert torch.equal(net(*alone)[2], net(x, noise, features)[2])
+
+
+@torch.inference_mode()
+def test_the_padding_of_stem_and_head_is_nowhere_in_the_image():
+    net = perturbed(UNet(tiny.config().model, WIDTH))
+    folded = 3 * net.config.unshuffle**2
+    assert net.stem.in_channels == net.head.out_channels == folded + net.padding == 16
+    assert net.stem.in_channels % CHANNEL_MULTIPLE == 0
+    before = net(*inputs(net.config))
+    net.stem.weight[:, folded:] = 1e6
+    net.head.weight[folded:], net.head.bias[folded:] = 1e6, 1e6
+    assert torch.equal(net(*inputs(net.config)), before)
+    net.head.bias[folded - 1] += 1  # the last channel that is an image's
+    assert not torch.equal(net(*inputs(net.config)), before)
+
+
+@torch.inference_mode()
+def test_both_layouts_agree():
+    model = tiny.config().model
+    nchw, nhwc = (perturbed(UNet(model, WIDTH)) for _ in range(2))
+    laid_out(nhwc, torch.channels_last)
+    x, noise, features = inputs(model)
+    assert relative(nhwc(x.to(memory_format=torch.channels_last), noise, features), nchw(x, noise, features)) < 1e-5
+
+
+@torch.inference_mode()
+def test_bf16_is_near_fp32(net):
+    x, noise, features = inputs(net.config, 8)
+    found = net(x.bfloat16(), noise, features)
+    assert found.dtype is torch.bfloat16
+    assert all(parameter.dtype is torch.float32 for parameter in net.parameters())
+    assert relative(found, net(x, noise, features)) < 0.03
+
+
+def test_every_weight_learns():
+    """No part of the network is left out of the result; only the padding of stem and head has no gradient."""
+    net = perturbed(UNet(tiny.config().model, WIDTH))
+    net(*inputs(net.config)).square().sum().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.any()), name
+    folded = 3 * net.config.unshuffle**2
+    assert not bool(net.stem.weight.grad[:, folded:].any())
+    assert not bool(net.head.weight.grad[folded:].any())
+
+
+@pytest.mark.parametrize(
+    ("attention", "wanted"),
+    # Maps of 4 and 2 pixels, one block each way and one in the middle, which is of the coarsest map.
+    [((), []), ((2,), ["down.1.0", "middle", "up.0.0"]), ((4,), ["down.0.0", "up.1.0"]), ((8,), [])],
+)
+def test_attention_stands_where_the_config_says(attention: tuple[int, ...], wanted: list[str]):
+    model = dataclasses.replace(tiny.config().model, attention=attention)
+    net = UNet(model, WIDTH)
+    assert [name.removesuffix(".attention") for name, module in net.named_modules() if isinstance(module, Attention)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("preset", "channels", "blocks", "sides"),
+    [
+        ("smoke-32", (64, 128), 1, [8]),
+        ("small-64", (64, 128, 192), 2, [16]),
+        ("base-64", (128, 256, 256, 256), 3, [16, 8]),
+        ("base-128", (64, 128, 192, 256), 2, [16]),
+    ],
+)
+def test_presets_are_the_networks_they_say(preset: str, channels: tuple[int, ...], blocks: int, sides: list[int]):
+    config = configs.load(preset)
+    assert (config.model.channels, config.model.blocks) == (channels, blocks)
+    with torch.device("meta"):
+        net = UNet(config.model, WIDTH)
+    seen: list[int] = []
+    for module in net.modules():
+        if isinstance(module, Attention):
+            module.register_forward_hook(lambda module, given, out: seen.append(out.shape[-1]))
+            assert module.heads * 64 == module.qkv.in_channels
+    with torch.device("meta"):
+        out = net(*(torch.empty(each.shape) for each in inputs(config.model, 1)))
+    assert list(dict.fromkeys(seen)) == sides
+    assert out.shape == (1, 3, config.model.image_size, config.model.image_size)
+
+
+def test_smoke_is_small():
+    with torch.device("meta"):
+        net = UNet(configs.load("smoke-32").model, WIDTH)
+    assert 1e6 < sum(parameter.numel() for parameter in net.parameters()) < 2.2e6

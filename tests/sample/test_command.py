@@ -1,0 +1,83 @@
+"""`galaxysd sample` as a person runs it: what it prints and writes, and one galaxy of a set drawn again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from galaxysd.cli import main
+from galaxysd.data import readers
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("command") / "run"
+    tiny.run(out, "train.steps=4")
+    return out
+
+
+def test_batch_changes_no_byte(run: Path, tmp_path: Path, capsys):
+    for batch in ("16", "4"):
+        words = ["sample", str(run), "--ask", "edge-on", "--n", "10", "--seed", "5", "--batch", batch, "--out", str(tmp_path / batch)]
+        assert main(words) == 0
+    assert "smooth-or-featured: filled in as smooth-or-featured_featured=0.95" in capsys.readouterr().out
+    assert (tmp_path / "16/data/shard-00000.parquet").read_bytes() == (tmp_path / "4/data/shard-00000.parquet").read_bytes()
+
+
+def test_one_galaxy_of_a_set_again(run: Path, tmp_path: Path):
+    """Row i of what was asked, at index i, is galaxy i."""
+    asked = tmp_path / "asked.parquet"
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"magnitude": [16.0 + 0.1 * i for i in range(7)], "redshift": [None, *[0.05] * 6]}), asked)
+    assert main(["sample", str(run), "--like", str(asked), "--seed", "2", "--out", str(tmp_path / "all")]) == 0
+    assert (
+        main(
+            ["sample", str(run), "--like", str(tmp_path / "all"), "--first", "5", "--n", "1", "--seed", "2", "--out", str(tmp_path / "one")]
+        )
+        == 0
+    )
+    whole, one = readers.open_set(tmp_path / "all").read(), readers.open_set(tmp_path / "one").read()
+    assert one.ids == [whole.ids[5]]
+    assert torch.equal(one.images[0], whole.images[5])
+
+
+def test_png_and_fits_stand_beside_the_set(run: Path, tmp_path: Path, capsys):
+    pytest.importorskip("PIL", reason="needs Pillow (galaxysd[data])")
+    pytest.importorskip("astropy", reason="needs astropy (galaxysd[data])")
+    out = tmp_path / "set"
+    capsys.readouterr()
+    assert main(["sample", str(run), "--n", "3", "--numbers", "magnitude=16.5", "--png", "--fits", "--json", "--out", str(out)]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 3
+    assert len(list((out / "png").glob("*.png"))) == len(list((out / "fits").glob("*.fits"))) == 3
+    assert (out / "grid.png").stat().st_size > 100
+    assert readers.open_set(out).read().cond_numeric[:, 1].tolist() == [16.5] * 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--n", "0"], "--n 0: give at least 1"),
+        (["--batch", "0"], "--batch 0"),
+        (["--ask", "egde-on"], "did you mean edge-on"),
+        (["--votes", "bar_yes=2"], "bar_yes: 2 is not a fraction"),
+        (["--ask", "smooth", "--votes", "bar_yes=1"], "not allowed with"),
+        (["--numbers", "mangitude=16"], "did you mean magnitude"),
+        (["--sampler", "huen"], "did you mean .*heun"),
+        (["--like", "nowhere.parquet"], "nowhere.parquet"),
+    ],
+)
+def test_bad_requests_exit_2_with_one_line(run: Path, tmp_path: Path, capsys, words, said):
+    capsys.readouterr()
+    assert main(["sample", str(run), *words, "--out", str(tmp_path / "set")]) == 2
+    import re
+
+    error = capsys.readouterr().err
+    assert re.search(said, error)
+    assert error.count("\n") == 1
+    assert not (tmp_path / "set").exists()
