@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ratio:
-    """ours / peer over rounds: the median and the interval that holds 95 % of medians by order statistics."""
+    """ours / peer over rounds: the median, and the interval that holds the true one in 95 % of contests, by order statistics.
+
+    Fewer than six rounds cannot say that much: then it is from the least to the largest.
+    """
 
     median: float
     low: float
@@ -37,7 +42,7 @@ def ratio(ours: list[float], peer: list[float]) -> Ratio:
     """How long ours takes of what the peer takes, paired by round."""
     pairs = sorted(a / b for a, b in zip(ours, peer, strict=True))
     n = len(pairs)
-    # Ranks of a distribution-free interval of the median: n/2 -+ 1.96 sqrt(n)/2.
-    half = 0.98 * n**0.5
-    low, high = max(0, int(n / 2 - half)), min(n - 1, int(n / 2 + half))
-    return Ratio(statistics.median(pairs), pairs[low], pairs[high], n)
+    # A round falls below the true median like a coin: with a chance of tails[k], no more than k of the n do.
+    tails = itertools.accumulate(math.comb(n, k) / 2**n for k in range(n))
+    beyond = max(0, sum(tail <= 0.025 for tail in tails) - 1)
+    return Ratio(statistics.median(pairs), pairs[beyond], pairs[n - 1 - beyond], n)

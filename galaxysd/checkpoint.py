@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -58,18 +59,22 @@ def check_header(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             )
         try:
             header = json.loads(file.read(length))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(f"{path}: its header is not JSON ({error}); not a checkpoint, or damaged") from error
     if not isinstance(header, dict):
         raise BadInput(f"{path}: its header is not a table; not a checkpoint")
     try:
         about = json.loads(header.pop("__metadata__", {}).get("galaxysd", "null"))
-    except (AttributeError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"{path}: the description in its header cannot be read ({error})") from error
     if not isinstance(about, dict) or not isinstance(about.get("kind"), str):
         raise BadInput(f"{path}: its header has no galaxysd description; this is not a checkpoint of galaxysd")
     if about.get("format") != FORMAT:
         raise BadInput(f"{path}: checkpoint format {about.get('format')!r}, this galaxysd reads {FORMAT}")
+    for name in ("config", "frame", "stretch", "trained_on"):
+        if not isinstance(about.get(name), dict):
+            what = type(about.get(name)).__name__
+            raise BadInput(f"{path}: {name} in its description is a {what}, a table expected; damaged, or not of galaxysd train")
     if len(header) > TENSOR_LIMIT:
         raise BadInput(f"{path}: {len(header)} tensors, at most {TENSOR_LIMIT} are read")
     spans = sorted(_span(path, name, entry) for name, entry in header.items())
@@ -104,7 +109,10 @@ def read(path: Path, expected: files.Digest | None = None) -> Checkpoint:
     _, about = check_header(path)
     found = files.digest(path) if expected is None else expected
     content = files.read_verified(path, found)
-    tensors = safetensors.torch.load(content)
+    try:
+        tensors = safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:  # its own reader is stricter than ours, for example about a name given twice
+        raise BadInput(f"{path}: not readable as safetensors ({error}); not a checkpoint, or damaged") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BadInput(f"{path}: tensor {name} holds values that are not finite; the model is not usable")
@@ -143,8 +151,9 @@ def save(run: Path, step: int, model: bytes, training: bytes, note: Mapping[str,
             return folder
         except BadInput:
             folder.rename(folder.with_name(f"damaged-{secrets.token_hex(4)}-{folder.name}"))  # kept to look at; made again below
-    if folder.exists():
-        shutil.rmtree(folder)  # begun and never committed
+    for begun in run.glob("checkpoints/step-*"):
+        if not (begun / "record.json").exists():
+            shutil.rmtree(begun)  # begun and never committed: what a kill or a full disk left
     digests = {
         "model": files.commit(folder / "model.safetensors", lambda file: file.write(model)).to_json(),
         "training": files.commit(folder / "training.safetensors", lambda file: file.write(training)).to_json(),
@@ -200,7 +209,10 @@ def newest(run: Path) -> Restored | None:
     refused: list[str] = []
     for folder in committed(run):
         try:
-            return Restored(folder, verify(folder), tuple(refused))
+            record = verify(folder)
+            if folder.name != f"step-{record.get('step')!s:0>8}" or not isinstance(record.get("seconds"), (int, float)):
+                raise BadInput(f"{folder}: its record says step {record.get('step')!r} after {record.get('seconds')!r} s; it is damaged")
+            return Restored(folder, record, tuple(refused))
         except GalaxySDError as error:
             refused.append(str(error))
     if refused:
@@ -217,7 +229,10 @@ def locate(model: str | Path) -> tuple[Path, files.Digest | None, tuple[str, ...
     """What a MODEL argument means (a run folder, a checkpoint, a bundled name): its file, its digest where recorded, warnings."""
     path = Path(model)
     if path.is_file():
-        return path, None, ()
+        if path.name == "model.safetensors" and (path.parent / "record.json").is_file():
+            path = path.parent  # its digest is known
+        else:
+            return path, None, ()
     if (path / "record.json").is_file():
         record = verify(path)
         return path / "model.safetensors", files.Digest(**record["files"]["model"]), ()

@@ -6,14 +6,16 @@ A verb's module is imported when that verb is named, and only then: `galaxysd --
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from galaxysd import __version__
+from galaxysd import __version__, files
 from galaxysd.errors import GalaxySDError, Stopped, Unavailable, nearest
 
 # verb -> (module with add_arguments(parser) and run(args), what it does)
@@ -76,7 +78,8 @@ def main(argv: Sequence[str] | None = None, verb: str | None = None) -> int:
     if verb is not None:
         words.insert(0, verb)
     try:
-        code = _run(words)
+        with _terminable():
+            code = _run(words)
         sys.stdout.flush()  # here, so that a reader who has gone is noticed while we can still be quiet about it
     except GalaxySDError as error:
         print(f"galaxysd: {error}", file=sys.stderr)
@@ -91,12 +94,37 @@ def main(argv: Sequence[str] | None = None, verb: str | None = None) -> int:
         print("\ngalaxysd: interrupted; everything committed so far is whole", file=sys.stderr)
         return Stopped.exit_code
     except BrokenPipeError:
-        # Python flushes stdout once more on its way out: let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        found = files.told(error, error.filename or "the output")
+        if found is None:
+            raise
+        if error.filename is None:
+            _silence()
+        print(f"galaxysd: {found}", file=sys.stderr)
+        return found.exit_code
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)
     return code
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM stops a verb as Ctrl-C does, also before it listens for signals itself or where it never does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _silence() -> None:
+    """Python flushes stdout once more on its way out: lets that go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def export_main() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -11,10 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from galaxysd import files
 from galaxysd.errors import BadInput, GalaxySDError, nearest
 
 SCHEMA_VERSION = 1
 PRESETS = Path(__file__).with_name("presets")
+# Far above any use: a stranger's checkpoint that asks for more is refused before it takes memory or time.
+LIMITS = {
+    "image_size": 8192,
+    "image_channels": 64,
+    "unshuffle": 64,
+    "blocks": 64,
+    "group_width": 4096,
+    "head_width": 4096,
+    "cond_width": 1 << 22,
+}
+WIDTH_LIMIT, STEPS_LIMIT, NOISE_LIMIT = 1 << 22, 10_000, 1e6
+UNIT_LIMIT = 1 << 26  # values of the images of one unit of sampling
 
 
 @dataclass(frozen=True)
@@ -134,6 +148,8 @@ def load(preset: str | None = None, file: Path | None = None, overrides: typing.
 
 def from_json(values: dict[str, Any]) -> Config:
     """Builds and checks a config from nested plain values; an unknown key fails with the nearest name."""
+    if not isinstance(values, dict):
+        raise BadInput(f"config: {values!r} is not a table of settings")
     version = values.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise BadInput(f"schema_version: {version}, this galaxysd reads {SCHEMA_VERSION}; use the galaxysd that wrote it")
@@ -145,11 +161,18 @@ def from_json(values: dict[str, Any]) -> Config:
 def check(config: Config) -> None:
     """Refuses what cannot work, in words."""
     model = config.model
-    for number in ("image_size", "image_channels", "unshuffle", "blocks", "group_width", "head_width", "cond_width"):
+    for number, most in LIMITS.items():
         if getattr(model, number) < 1:
             raise GalaxySDError(f"model.{number}: {getattr(model, number)}; must be at least 1")
+        if getattr(model, number) > most:
+            raise GalaxySDError(f"model.{number}: {getattr(model, number)}; must be at most {most}")
     if not model.channels:
         raise GalaxySDError("model.channels: empty; give one width for each resolution")
+    if len(model.channels) > LIMITS["image_size"].bit_length() or max(model.channels) > WIDTH_LIMIT:
+        raise GalaxySDError(
+            f"model.channels: {len(model.channels)} resolutions, up to {max(model.channels)} channels; "
+            f"at most {LIMITS['image_size'].bit_length()} and {WIDTH_LIMIT}"
+        )
     for width in model.channels:
         if width < 1 or width % model.group_width:
             up = max(1, -(-width // model.group_width)) * model.group_width
@@ -178,16 +201,28 @@ def check(config: Config) -> None:
             raise GalaxySDError(f"train.{name}: {getattr(train, name)}; must not be negative")
     if not 0 < diffusion.sigma_min < diffusion.sigma_max:
         raise GalaxySDError(f"diffusion: sigma_min {diffusion.sigma_min} must be positive and below sigma_max {diffusion.sigma_max}")
+    if diffusion.sigma_max > NOISE_LIMIT:
+        raise GalaxySDError(f"diffusion.sigma_max: {diffusion.sigma_max}; must be at most {NOISE_LIMIT:g}")
+    if diffusion.sigma_data <= 0 or not 1 <= diffusion.rho <= 100:
+        raise GalaxySDError(f"diffusion: sigma_data {diffusion.sigma_data} must be positive, rho {diffusion.rho} lie in [1, 100]")
     for name in ("drop_all", "drop_question"):
         if not 0 <= getattr(condition, name) <= 1:
             raise GalaxySDError(f"condition.{name}: {getattr(condition, name)}; must lie in [0, 1]")
     if sample.steps < 1 or sample.unit < 1:
         raise GalaxySDError(f"sample: steps {sample.steps} and unit {sample.unit} must be at least 1")
+    if sample.steps > STEPS_LIMIT:
+        raise GalaxySDError(f"sample.steps: {sample.steps}; must be at most {STEPS_LIMIT}")
+    values = sample.unit * model.image_channels * model.image_size**2
+    if values > UNIT_LIMIT:
+        raise GalaxySDError(
+            f"sample.unit: {sample.unit} images of {model.image_size} pixels hold {values} values, more than {UNIT_LIMIT}; lower it"
+        )
 
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        with files.explained(path):
+            return tomllib.loads(path.read_text())
     except FileNotFoundError as error:
         raise BadInput(f"{path}: no such config file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -230,8 +265,10 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if len(kinds) != len(value):
             raise GalaxySDError(f"{where}: {len(value)} values, {len(kinds)} expected")
         return tuple(_value(each, item, where) for each, item in zip(kinds, value, strict=True))
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 1 << 53:
         return float(value)
+    if kind is float and type(value) is float and not math.isfinite(value):
+        raise GalaxySDError(f"{where}: {value}; a finite number is needed")
     if isinstance(kind, types.UnionType):
         kind = typing.get_args(kind)
     if type(value) is not kind and not (isinstance(kind, tuple) and type(value) in kind):

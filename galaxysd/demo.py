@@ -39,7 +39,7 @@ class Share:
     @classmethod
     def of(cls, minutes: float) -> Share:
         part = min(1.0, minutes / 5)
-        return cls(int(16_384 * part), 1024, max(8, int(50 * part)), max(32, int(160 * part)), 20 + 65 * part)
+        return cls(int(16_384 * part), 1024, max(8, int(50 * part)), max(32, int(160 * part)), 15 + 45 * part)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

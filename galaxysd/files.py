@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,19 +44,29 @@ def digest(path: Path) -> Digest:
         return Digest(file.tell(), total.hexdigest())
 
 
+def told(error: OSError, where: object) -> GalaxySDError | None:
+    """What an operating system's refusal means to a user; None when it says nothing about a place."""
+    reason = os.strerror(error.errno or 0)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Unavailable(f"{where}: the disk is full; nothing half-written was kept; free space and run the same command again")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return Unavailable(f"{where}: not allowed ({reason}); choose another folder, or change its permissions")
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP):
+        return GalaxySDError(f"{where}: not a usable path ({reason}); choose another one")
+    if error.errno in (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE):
+        return Unavailable(f"{where}: the machine could not read or write it ({reason}); mend that and run the same command again")
+    return None
+
+
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turns what an operating system says about a place into a sentence with the place in it."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable(
-                f"{path}: the disk is full; nothing half-written was kept; free space and run the same command again"
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise Unavailable(f"{path}: not writable ({os.strerror(error.errno)}); choose another folder") from error
-        raise
+        if (found := told(error, path)) is None:
+            raise
+        raise found from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -118,7 +129,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise BadInput(f"{path}: no such file") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError also for numbers of thousands of digits
         raise BadInput(f"{path}: not valid JSON ({error}); the file is damaged") from error
 
 
@@ -150,6 +161,25 @@ def new_folder(path: Path) -> Path:
 
 
 @contextlib.contextmanager
+def filled(path: Path) -> Iterator[Path]:
+    """A folder to write into, whose files move into the new or empty `path` when all are there; a failure leaves `path` empty."""
+    path = new_folder(path)
+    with explained(path):
+        inside = path / f"{TEMPORARY}{secrets.token_hex(4)}"
+        inside.mkdir()
+    try:
+        yield inside
+        with explained(path):
+            if [each for each in path.iterdir() if each != inside]:
+                raise Mismatch(f"{path}: something else was written there meanwhile, and nothing is overwritten; choose another folder")
+            for each in sorted(inside.iterdir()):
+                os.rename(each, path / each.name)
+            sync_folder(path)
+    finally:
+        shutil.rmtree(inside, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Holds `folder` for this process; a second holder is refused at once. A dead holder's lock is gone with it."""
     with explained(folder):
@@ -169,4 +199,5 @@ def held(folder: Path) -> Iterator[None]:
 def sweep(folder: Path) -> None:
     """Removes what an interrupted commit left in a folder we hold: only our own temporary names."""
     for leftover in folder.rglob(f"{TEMPORARY}*"):
-        leftover.unlink(missing_ok=True)
+        if not leftover.is_dir():
+            leftover.unlink(missing_ok=True)

@@ -37,7 +37,7 @@ def check_set(folder: Path) -> dict[str, Any]:
                 problems.append(f"{folder}: the id {name!r} is in shards {seen[name]} and {k}; an id names one galaxy")
             seen[name] = k
     expected = {f"shard-{k:05d}" for k in range(len(data.chunk_rows))}
-    for path in sorted((Path(folder) / "data").iterdir()):
+    for path in sorted((Path(folder) / "data").glob("*")):
         if path.stem not in expected and not path.name.startswith("."):
             problems.append(f"{path}: not in the manifest, so it is no part of the set; take it out of the folder")
     return {

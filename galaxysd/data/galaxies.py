@@ -46,8 +46,14 @@ class Frame:
             values = getattr(self, name)
             if values is None or (self.kind == "rgb" and name == "zero_points"):
                 continue
-            if len(values) != len(self.bands) or not all(isinstance(each, (int, float)) and math.isfinite(each) for each in values):
+            if (
+                not isinstance(values, tuple)
+                or len(values) != len(self.bands)
+                or not all(isinstance(each, (int, float)) and math.isfinite(each) for each in values)
+            ):
                 raise BadInput(f"{name} of a set: {values!r}; one finite number for each of the {len(self.bands)} bands is needed")
+        if type(self.unit) is not str or type(self.schema) is not str:
+            raise BadInput(f"unit and schema of a set: {self.unit!r} and {self.schema!r}; two names are needed")
         if self.pixel_scale is not None and not (isinstance(self.pixel_scale, (int, float)) and 0 < self.pixel_scale < math.inf):
             raise BadInput(f"pixel_scale of a set: {self.pixel_scale!r}; a positive number of arcsec is needed")
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from galaxysd.config import DiffusionConfig
+from galaxysd.errors import Unavailable
 from galaxysd.model.layers import laid_out
 
 
@@ -42,6 +43,17 @@ def frozen(denoiser: Denoiser) -> Denoiser:
             module.to(copied.dtype)
     laid_out(copied.net, copied.layout)
     return copied
+
+
+def resolve_device(name: str | torch.device) -> torch.device:
+    """The device of that name, if this machine has it."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:100]
+        raise Unavailable(f"device {name}: not on this machine ({reason}); use cpu, and galaxysd doctor says what works") from error
+    return device
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

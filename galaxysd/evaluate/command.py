@@ -43,19 +43,19 @@ def run(args: argparse.Namespace) -> int:
         raise GalaxySDError(f"--limit: {args.limit} rows; must be at least 1")
     generated, held_out = open_set(args.set), open_set(args.against)
     train = open_set(args.train) if args.train is not None else None
-    files.new_folder(args.out)
-    judge, why = find_judge()
-    evaluation = evaluate(
-        generated,
-        held_out,
-        train,
-        judge,
-        why_no_judge=why,
-        names=(str(args.set), str(args.against), str(args.train) if args.train is not None else None),
-        limit=args.limit,
-        seed=args.seed,
-    )
-    written = report.write(args.out, evaluation)
+    with files.filled(args.out) as folder:
+        judge, why = find_judge()
+        evaluation = evaluate(
+            generated,
+            held_out,
+            train,
+            judge,
+            why_no_judge=why,
+            names=(str(args.set), str(args.against), str(args.train) if args.train is not None else None),
+            limit=args.limit,
+            seed=args.seed,
+        )
+        written = report.write(folder, evaluation)
     if args.json:
         print(json.dumps(evaluation.findings, indent=1, allow_nan=False))
     else:

@@ -38,14 +38,28 @@ class Call(nn.Module):
 def denoiser_graph(generator: Generator, out: Path) -> dict[str, Any]:
     """Writes denoiser.onnx, goldens.npz and parity.json into `out`; an export that does not agree with torch is an error."""
     try:
-        import onnx
-        import onnxruntime
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise Unavailable(f"export needs {error.name}; pip install 'galaxysd[export]'") from error
     if generator.denoiser.dtype is not torch.float32:
         raise GalaxySDError("export: the model was loaded in bf16; load it with dtype='fp32'")
-    files.new_folder(out)
+    with files.filled(out) as folder:
+        result = _written(generator, folder)
+    if result["verdict"] != "passed":
+        worst = max(result["cases"], key=lambda case: case["error"])
+        raise GalaxySDError(
+            f"{out}: the graph does not agree with torch: error {worst['error']:.2e} at batch {worst['batch']}, {TOLERANCE:.0e} allowed"
+        )
+    return result
+
+
+def _written(generator: Generator, out: Path) -> dict[str, Any]:
+    """Writes graph, goldens and parity; gives the parity."""
+    import onnx
+    import onnxruntime
+
     call, example = Call(generator.denoiser), _inputs(generator, 2)
     batch = torch.export.Dim.DYNAMIC
     with warnings.catch_warnings(), lowered(), torch.inference_mode():
@@ -87,11 +101,6 @@ def denoiser_graph(generator: Generator, out: Path) -> dict[str, Any]:
         "verdict": "passed" if all(case["error"] <= TOLERANCE for case in parity) else "failed",
     }
     files.commit_json(out / "parity.json", result)
-    if result["verdict"] != "passed":
-        worst = max(parity, key=lambda case: case["error"])
-        raise GalaxySDError(
-            f"{out}: the graph does not agree with torch: error {worst['error']:.2e} at batch {worst['batch']}, {TOLERANCE:.0e} allowed"
-        )
     return result
 
 

@@ -12,16 +12,16 @@ from galaxysd.kernels import attention, group_norm_silu
 class Conv(nn.Conv2d):
     """A convolution with the padding that keeps the map (kernel 3 or 1); `zero` starts it at nothing."""
 
+    bias: nn.Parameter
+
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, zero: bool = False) -> None:
         super().__init__(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
         if zero:
             nn.init.zeros_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.conv2d(x, self.weight.to(x.dtype), bias, self.stride, self.padding)
+        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), self.stride, self.padding)
 
 
 class Linear(nn.Linear):

@@ -16,7 +16,7 @@ from galaxysd.diffusion.samplers import SAMPLERS
 from galaxysd.errors import GalaxySDError, Stopped
 from galaxysd.runlog import Progress, StopSignals
 from galaxysd.sample.generate import Generator, Settings, load
-from galaxysd.sample.requests import of_table, requested
+from galaxysd.sample.requests import of_table, repeated
 
 FILES_WORTH_WARNING = 10_000
 
@@ -52,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.batch < 1 or args.first < 0 or args.shard_rows < 1:
         raise GalaxySDError(f"--batch {args.batch}, --first {args.first}, --shard-rows {args.shard_rows}: at least 1, 0 and 1")
+    if args.first + (args.n or 0) >= 1 << 62 or (args.workers is not None and args.workers < 1):
+        raise GalaxySDError(f"--first {args.first}, --workers {args.workers}: indices end at 2^62, and at least 1 thread draws")
     if args.n is not None and args.n < 1:
         raise GalaxySDError(f"--n {args.n}: give at least 1")
     generator = load(args.model, dtype=args.dtype, device=args.device)
@@ -99,7 +101,7 @@ def draw_set(
                         parts.append(part)
                         progress.update(len(part))
                         if stop.requested:
-                            raise Stopped(f"{out}: stopped after shard {number - 1}; the same command goes on from there")
+                            raise Stopped(f"{out}: stopped by {stop.reason} before shard {number} was whole; the same command goes on")
                     writer.write(number, Galaxies.joined(parts))
                 else:
                     progress.update(len(pick))
@@ -118,11 +120,12 @@ def _beside(out: Path, png: bool, fits: bool) -> list[str]:
     for galaxies in (drawn.load(number) for number in range(len(drawn.chunk_rows))):
         pictures = transforms.pictures(galaxies.images, drawn.frame)
         for row, name in enumerate(galaxies.ids):
-            if png:
+            # What is there was committed whole by an interrupted run of the same command.
+            if png and not (out / "png" / f"{name}.png").exists():
                 writers.png(out / "png" / f"{name}.png", pictures[row])
-            if fits:
+            if fits and not (out / "fits" / f"{name}.fits").exists():
                 writers.fits(out / "fits" / f"{name}.fits", galaxies, row, drawn.frame, drawn.provenance)
-    if png:
+    if png and not (out / "grid.png").exists():
         writers.grid(out / "grid.png", transforms.pictures(drawn.read(64).images, drawn.frame), columns=8)
     return [*(["png/", "grid.png"] if png else []), *(["fits/"] if fits else [])]
 
@@ -135,8 +138,14 @@ def _asked(args: argparse.Namespace, generator: Generator) -> tuple[Conditions, 
         end = len(wanted) if args.n is None else min(args.first + args.n, len(wanted))
         rows = wanted.rows(torch.arange(args.first, end))
     else:
-        rows, filled = requested(args.votes or args.ask, args.n or 16, args.voters, generator.schema)
-    if args.numbers:
+        if args.votes is not None:
+            asked, filled = conditions.parse_votes(args.votes, args.voters, generator.schema)
+        elif args.ask is not None:
+            asked, filled = conditions.parse_ask(args.ask, args.voters, generator.schema)
+        else:
+            asked, filled = Conditions.unknown(1, generator.schema), []
+        rows = repeated(asked, args.n or 16)
+    if args.numbers is not None:
         given = conditions.parse_numbers(args.numbers)
         rows.numeric = torch.where(given.isnan(), rows.numeric, given)
     return rows, filled
@@ -155,7 +164,7 @@ def _like(path: Path, voters: float, generator: Generator) -> Conditions:
     try:
         return of_table(pyarrow.parquet.read_table(path), voters, generator.schema)
     except (OSError, pyarrow.ArrowException) as error:
-        raise GalaxySDError(f"--like {path}: not a set, and not a Parquet table ({error})") from error
+        raise GalaxySDError(f"--like {path}: not a set, and not a Parquet table ({str(error).splitlines()[0]})") from error
 
 
 def _fingerprint(rows: Conditions) -> str:

@@ -6,6 +6,7 @@ by one thread, so neither the batch size nor the number of workers nor a restart
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from galaxysd.data.conditions import Conditions
 from galaxysd.data.galaxies import NUMERIC, Frame, Galaxies
 from galaxysd.data.schema import schema
 from galaxysd.data.transforms import Stretch
-from galaxysd.diffusion.denoiser import Denoiser, frozen, resolve_dtype
+from galaxysd.diffusion.denoiser import Denoiser, frozen, resolve_device, resolve_dtype
 from galaxysd.diffusion.guidance import guided
 from galaxysd.diffusion.samplers import SAMPLERS, levels
 from galaxysd.errors import BadInput, GalaxySDError, nearest
@@ -51,6 +52,8 @@ class Settings:
             raise GalaxySDError(f"sampler {chosen.sampler}: no such sampler{nearest(chosen.sampler, SAMPLERS)}")
         if chosen.steps < 1:
             raise GalaxySDError(f"steps: {chosen.steps}; must be at least 1")
+        if not all(math.isfinite(each) for each in (chosen.guidance, *chosen.interval)):
+            raise GalaxySDError(f"guidance: {chosen.guidance} between noise levels {chosen.interval}; must be finite numbers")
         return chosen
 
 
@@ -62,12 +65,23 @@ class Generator:
         if about["kind"] != "denoiser":
             raise BadInput(f"{source.path}: holds a {about['kind']}, a denoiser is needed to draw galaxies")
         self.path, self.digest = source.path, source.digest
-        self.config = from_json(about["config"])
-        self.schema = schema(self.config.condition.schema)
-        self.frame = Frame.from_json(about["frame"])
-        self.stretch = Stretch.from_json(about["stretch"])
+        try:
+            self.config = from_json(about["config"])
+            self.schema = schema(self.config.condition.schema)
+            self.frame = Frame.from_json(about["frame"])
+            self.stretch = Stretch.from_json(about["stretch"])
+        except GalaxySDError as error:
+            raise BadInput(f"{source.path}: {error}") from error
         self.trained_on = about["trained_on"]
-        self.device = torch.device(device)
+        wanted, frame = self.config.model, self.frame
+        if (frame.size, len(frame.bands)) != (wanted.image_size, wanted.image_channels) or len(self.stretch.gain) != len(frame.bands):
+            raise BadInput(
+                f"{source.path}: its config is of {wanted.image_channels} x {wanted.image_size} pixels, its frame of {len(frame.bands)} x "
+                f"{frame.size} and its stretch of {len(self.stretch.gain)} bands; the header is damaged"
+            )
+        if self.stretch.kind != frame.kind:
+            raise BadInput(f"{source.path}: its frame holds {frame.kind} and its stretch is for {self.stretch.kind}; the header is damaged")
+        self.device = resolve_device(device)
         with torch.device("meta"):
             net = UNet(self.config.model, conditions.width(self.schema))
         checkpoint.check_shapes(net, source.path)
@@ -131,6 +145,8 @@ class Generator:
         noise = seeds.normal(seed, "sample", range(unit * size, (unit + 1) * size), shape).to(self.device)
         denoise = guided(self.denoiser, padded, settings.guidance, settings.interval)
         x = SAMPLERS[settings.sampler](denoise, noise * sigmas[0], sigmas)
+        if not bool(torch.isfinite(x).all()):
+            raise BadInput(f"{self.path}: draws pixels that are not finite at guidance {settings.guidance:g}; lower it, or train anew")
         return self.stretch.inverse(x.cpu()[slots])
 
     def _galaxies(self, images: Tensor, asked: Conditions, index: Tensor, seed: int) -> Galaxies:

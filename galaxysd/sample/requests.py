@@ -64,7 +64,10 @@ def of_table(table: Any, voters: float, labels: Schema) -> Conditions:
             counts[column] = _numbers(name, values)
     if not counts and not numeric:
         raise BadInput("table: no column is an answer or a number to ask for, so it asks for nothing")
-    rows = len(next(iter([*counts.values(), *numeric.values()])))
+    lengths = {len(values) for values in (*counts.values(), *numeric.values())}
+    if len(lengths) > 1:
+        raise BadInput(f"table: columns of {min(lengths)} and of {max(lengths)} rows; give one value a galaxy in each")
+    rows = lengths.pop()
     wanted = Conditions.unknown(rows, labels)
     for column, values in counts.items():
         wanted.counts[:, column] = values
@@ -76,6 +79,8 @@ def of_table(table: Any, voters: float, labels: Schema) -> Conditions:
         if not bool(present[part].any()):
             continue
         block = wanted.counts[:, part]
+        if bool(block.isinf().any()):
+            raise BadInput(f"table: votes of {question.name} are infinite in {int(block.isinf().any(1).sum())} rows; leave those rows out")
         if bool((block < 0).any()):
             raise BadInput(f"table: votes of {question.name} go down to {float(block[~block.isnan()].min()):g}; they cannot be negative")
         unknown = block.isnan().all(1)

@@ -11,9 +11,8 @@ from galaxysd.config import Config
 from galaxysd.data import transforms
 from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.schema import schema
-from galaxysd.errors import GalaxySDError
 from galaxysd.model.classifier import Classifier, concentrations, vote_loss
-from galaxysd.train.denoise import initialise
+from galaxysd.train.denoise import check_frame, initialise
 
 
 class ClassifyTask:
@@ -22,11 +21,7 @@ class ClassifyTask:
     kind = "classifier"
 
     def __init__(self, config: Config, frame: Frame, stretch: transforms.Stretch, device: torch.device) -> None:
-        if frame.size != config.model.image_size:
-            raise GalaxySDError(
-                f"model.image_size: {config.model.image_size}, the images are {frame.size} pixels on a side; "
-                f"use --set model.image_size={frame.size}"
-            )
+        check_frame(config.model, frame)
         self.config, self.frame, self.stretch, self.device = config, frame, stretch, device
         self.labels = schema(config.condition.schema)
         self.dtype = torch.float32  # small, and its judgement should not depend on the machine's arithmetic

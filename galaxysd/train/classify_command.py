@@ -11,10 +11,11 @@ import torch
 from galaxysd import checkpoint, files
 from galaxysd import config as configs
 from galaxysd.classify import rates
+from galaxysd.errors import GalaxySDError
 from galaxysd.model.classifier import load_judge
 from galaxysd.runlog import StopSignals
 from galaxysd.train.classify import ClassifyTask
-from galaxysd.train.command import add_run_arguments, fit_stretch, open_source, require_out, resolve
+from galaxysd.train.command import add_run_arguments, fit_stretch, open_source, populations, require_out, resolve
 from galaxysd.train.loop import train
 
 
@@ -32,6 +33,8 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(json.dumps(config.to_json(), indent=1))
         return
+    if args.ship is not None and args.ship.exists():
+        raise GalaxySDError(f"--ship {args.ship}: already there, and nothing is overwritten; give another name")
     source, out = open_source(args, config), require_out(args)
     task = ClassifyTask(config, source.frame, fit_stretch(source, config), torch.device(args.device))
     with StopSignals() as stop:
@@ -44,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         model = args.ship
     facts: dict[str, object] = {"run": str(out), "model": str(model), "steps": result.steps, "loss": result.loss}
     if args.simulate is not None:
-        facts["held_out"] = held_out(model, args.simulate.split(","), args.data_seed + 1, args.held_out, config.model.image_size)
+        facts["held_out"] = held_out(model, populations(args), args.data_seed + 1, args.held_out, config.model.image_size)
     print(json.dumps(facts, indent=None if args.json else 1))
 
 

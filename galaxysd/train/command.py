@@ -14,6 +14,7 @@ from galaxysd.config import Config
 from galaxysd.data import readers, transforms
 from galaxysd.data.mixed import Mixed
 from galaxysd.data.readers import Source
+from galaxysd.diffusion.denoiser import resolve_device
 from galaxysd.errors import GalaxySDError
 from galaxysd.runlog import StopSignals
 from galaxysd.train import grid, plan
@@ -47,7 +48,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    config, device = resolve(args), torch.device(args.device)
+    config, device = resolve(args), resolve_device(args.device)
     if args.dry_run:
         found = plan.plan(config, device)
         print(json.dumps({"plan": found, "config": config.to_json()}, indent=1) if args.json else f"{plan.words(found)}\n\n{_toml(config)}")
@@ -78,8 +79,13 @@ def open_source(args: argparse.Namespace, config: Config) -> Source:
         raise GalaxySDError(f"--n {args.n}: give at least 1")
     from galaxysd.simulate.survey import SimulatedSource
 
-    sources = [SimulatedSource(name.strip(), args.data_seed, 0, args.n, config.model.image_size) for name in args.simulate.split(",")]
+    sources = [SimulatedSource(name, args.data_seed, 0, args.n, config.model.image_size) for name in populations(args)]
     return sources[0] if len(sources) == 1 else Mixed(sources)
+
+
+def populations(args: argparse.Namespace) -> list[str]:
+    """The presets of --simulate."""
+    return [name.strip() for name in args.simulate.split(",")]
 
 
 def fit_stretch(source: Source, config: Config) -> transforms.Stretch:

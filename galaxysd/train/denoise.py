@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from galaxysd import seeds
-from galaxysd.config import Config
+from galaxysd.config import Config, ModelConfig
 from galaxysd.data import conditions, transforms
 from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.schema import schema
@@ -16,6 +16,7 @@ from galaxysd.diffusion.denoiser import Denoiser, resolve_dtype
 from galaxysd.diffusion.loss import draw_sigma, edm_loss
 from galaxysd.errors import GalaxySDError
 from galaxysd.model.unet import UNet
+from galaxysd.sample.generate import Settings
 
 
 class DenoiseTask:
@@ -24,16 +25,8 @@ class DenoiseTask:
     kind = "denoiser"
 
     def __init__(self, config: Config, frame: Frame, stretch: transforms.Stretch, device: torch.device) -> None:
-        if frame.size != config.model.image_size:
-            raise GalaxySDError(
-                f"model.image_size: {config.model.image_size}, the images are {frame.size} pixels on a side; "
-                f"use --set model.image_size={frame.size} or another preset"
-            )
-        if len(frame.bands) != config.model.image_channels:
-            raise GalaxySDError(
-                f"model.image_channels: {config.model.image_channels}, the images have {len(frame.bands)} bands "
-                f"({', '.join(frame.bands)}); use --set model.image_channels={len(frame.bands)}"
-            )
+        check_frame(config.model, frame)
+        Settings.of(config.sample)  # refused now, not by the grid at the end of the run
         self.config, self.frame, self.stretch, self.device = config, frame, stretch, device
         self.schema = schema(config.condition.schema)
         self.dtype = resolve_dtype(config.train.dtype, device)
@@ -67,6 +60,20 @@ class DenoiseTask:
         noise = seeds.normal(seed, "train-noise", position, x0.shape[1:])
         moved = (each.to(self.device, non_blocking=True) for each in (x0, features, sigma, noise))
         return edm_loss(self.denoiser(net, layout), *moved).mean()
+
+
+def check_frame(model: ModelConfig, frame: Frame) -> None:
+    """Refuses images of another size or number of bands than the network's."""
+    if frame.size != model.image_size:
+        raise GalaxySDError(
+            f"model.image_size: {model.image_size}, the images are {frame.size} pixels on a side; "
+            f"use --set model.image_size={frame.size} or another preset"
+        )
+    if len(frame.bands) != model.image_channels:
+        raise GalaxySDError(
+            f"model.image_channels: {model.image_channels}, the images have {len(frame.bands)} bands "
+            f"({', '.join(frame.bands)}); use --set model.image_channels={len(frame.bands)}"
+        )
 
 
 def initialise(net: nn.Module, seed: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from galaxysd.data import transforms, writers
+from galaxysd.data.conditions import TYPICAL_VOTERS, Conditions
 from galaxysd.sample.generate import load
 from galaxysd.sample.requests import requested
 
@@ -20,11 +21,10 @@ def write(run: Path, folder: Path, step: int) -> Path | None:
         import PIL  # noqa: F401
     except ImportError:
         return None
-    generator = load(folder)
-    parts = [requested(row, COLUMNS, 40, generator.schema)[0] for row in ROWS]
-    wanted = type(parts[0])(torch.cat([part.counts for part in parts]), torch.cat([part.numeric for part in parts]))
-    drawn = generator.sample(wanted, seed=0)
     path = run / "samples" / f"step-{step:08d}.png"
     if not path.exists():
+        generator = load(folder)
+        parts = [requested(row, COLUMNS, TYPICAL_VOTERS, generator.schema)[0] for row in ROWS]
+        drawn = generator.sample(Conditions(*(torch.cat([getattr(part, name) for part in parts]) for name in ("counts", "numeric"))))
         writers.grid(path, transforms.pictures(drawn.galaxies.images, drawn.frame), columns=COLUMNS, labels=list(ROWS))
     return path

@@ -70,6 +70,7 @@ def train(task: Task, source: Source, out: Path, stop: StopSignals, *, after: Ca
     config = task.config.train
     if not (config.steps or config.images or config.minutes):
         raise GalaxySDError("nothing says when to stop: give --steps, --images or --minutes")
+    _refuse_foreign(out)
     with files.held(out):
         return _Run(task, source, out, stop, after).go()
 
@@ -164,9 +165,7 @@ class _Run:
         mine = self.description()
         path = self.out / "run.json"
         if not path.exists():
-            foreign = [entry.name for entry in self.out.iterdir() if entry.name not in (".lock", "trained_on.ids")]
-            if foreign:
-                raise GalaxySDError(f"{self.out}: not empty ({sorted(foreign)[0]}) and not a run; give a folder that does not exist yet")
+            _refuse_foreign(self.out)
             versions = {"galaxysd": galaxysd.__version__, "torch": torch.__version__, "python": platform.python_version()}
             if isinstance(self.source, GalaxySet):
                 # Their digest stands in `trained_on`: who wonders whether a galaxy was trained on can look.
@@ -174,7 +173,10 @@ class _Run:
                 files.commit(self.out / "trained_on.ids", lambda file: file.write(text.encode()))
             files.commit_json(path, {"run": mine, "versions": versions, "machine": platform.processor() or platform.machine()})
             return
-        theirs = files.read_json(path).get("run", {})
+        there = files.read_json(path)
+        theirs = there.get("run") if isinstance(there, dict) else None
+        if not isinstance(theirs, dict):
+            raise Mismatch(f"{path}: does not say what run this is; the file is damaged, use another --out")
         if not self.config.threads and isinstance(theirs.get("threads"), int):
             self.threads = mine["threads"] = theirs["threads"]  # pinned when the run began: sums depend on it
         for name, here, there in _differences(mine, theirs):
@@ -216,11 +218,22 @@ class _Run:
         )
 
 
+def _refuse_foreign(out: Path) -> None:
+    """Nothing is locked, swept or written in a folder that holds something else than a run, or what its claiming left."""
+    if not out.is_dir() or (out / "run.json").exists():
+        return
+    ours = (".lock", "trained_on.ids")
+    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in ours and not entry.name.startswith(files.TEMPORARY))
+    if foreign:
+        raise GalaxySDError(f"{out}: not empty ({foreign[0]}) and not a run; give a folder that does not exist yet")
+
+
 def _differences(mine: Any, theirs: Any, name: str = "") -> list[tuple[str, Any, Any]]:
     if isinstance(mine, dict) and isinstance(theirs, dict):
+        # In the order of the description: what a user chose stands before what follows from it.
         return [
             found
-            for each in sorted(mine.keys() | theirs.keys())
+            for each in [*mine, *sorted(theirs.keys() - mine.keys())]
             for found in _differences(mine.get(each), theirs.get(each), f"{name}.{each}".lstrip("."))
         ]
     plain = list(mine) if isinstance(mine, tuple) else mine

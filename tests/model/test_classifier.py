@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -33,10 +34,7 @@ def held_out() -> Galaxies:
 
 
 def test_loss_is_the_dirichlet_multinomial():
-    scipy = pytest.importorskip("scipy")
-    from scipy.stats import dirichlet_multinomial
-
-    del scipy
+    stats = pytest.importorskip("scipy.stats")
     alpha = (0.2 + 30 * seeds.uniform(0, "alpha", range(6), (len(GZ2.answers),)) ** 3).double()
     counts = (25 * seeds.uniform(0, "counts", range(6), (len(GZ2.answers),)) ** 2).floor().double()
     counts[3, GZ2.slices[4]] = 0  # a question nobody was asked
@@ -44,7 +42,7 @@ def test_loss_is_the_dirichlet_multinomial():
         wanted = 0.0
         for part in GZ2.slices:
             votes = counts[row, part]
-            wanted -= dirichlet_multinomial.logpmf(votes.numpy(), alpha[row, part].numpy(), int(votes.sum()))
+            wanted -= stats.dirichlet_multinomial.logpmf(votes.numpy(), alpha[row, part].numpy(), int(votes.sum()))
             # scipy counts the ways to order the votes, which no prediction can change.
             wanted += float(torch.lgamma(votes.sum() + 1) - torch.lgamma(votes + 1).sum())
         assert float(vote_loss(alpha, counts, GZ2)[row]) == pytest.approx(wanted, rel=1e-9)
@@ -98,15 +96,16 @@ def test_embedding_is_the_layer_before():
 
 
 def test_larger_stamps_keep_their_flux(judge):
-    """A stamp of 64 pixels is summed into 32; the judge sees the same light, and says nearly the same."""
-    large = simulate("tutorial", 4242, range(24), 64)
+    """A stamp of 64 pixels is summed into 32: the judge sees the same light, and knows the same classes."""
+    large = simulate("tutorial", 4242, range(64), 64)
     prepared = judge.prepare(large.images, frame("tutorial", 64))
     assert prepared.shape[-1] == judge.frame.size == 32
     flux = judge.stretch.inverse(prepared)
     assert torch.allclose(flux.sum((2, 3)), large.images.sum((2, 3)), rtol=1e-3, atol=1e-2)
     block = large.images[5, 1, 10:12, 20:22].sum()
     assert float(flux[5, 1, 5, 10]) == pytest.approx(float(block), rel=1e-4, abs=1e-4)
-    assert torch.equal(judge.concentrations(large, frame("tutorial", 64)).argmax(-1) >= 0, torch.ones(24, dtype=torch.bool))
+    found = rates(judge, large, frame("tutorial", 64))
+    assert {name: found[name] for name in KNOWN if found[name][0] < 0.75} == {}
 
 
 @pytest.mark.parametrize(
@@ -157,8 +156,7 @@ def test_flux_and_colour_are_pooled_differently(judge):
     images = torch.full((1, 3, 64, 64), 2.0)
     flux = judge.stretch.inverse(judge.prepare(images, Frame("flux", 64)))
     assert torch.allclose(flux, torch.full((1, 3, 32, 32), 8.0), rtol=1e-4)
-    colour = dataclasses.replace(judge.stretch, kind="rgb")
-    painter = object.__new__(type(judge))
-    painter.__dict__.update(judge.__dict__ | {"stretch": colour, "frame": Frame("rgb", 32)})
-    grey = colour.inverse(painter.prepare(images.byte() + 100, Frame("rgb", 64)))
+    painter = copy.copy(judge)
+    painter.stretch, painter.frame = dataclasses.replace(judge.stretch, kind="rgb"), Frame("rgb", 32)
+    grey = painter.stretch.inverse(painter.prepare(images.byte() + 100, Frame("rgb", 64)))
     assert bool((grey == 102).all())

@@ -1,0 +1,151 @@
+"""`galaxysd train`: what it says before it starts, what it refuses in words, and what it records of what it was trained on."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from galaxysd import checkpoint, cli
+from galaxysd import config as configs
+from galaxysd.data import readers, shards
+from galaxysd.data.mixed import Mixed
+from galaxysd.simulate.survey import SimulatedSource
+from galaxysd.train import command
+from tests import tiny
+
+TINY = [word for setting in tiny.SETTINGS for word in ("--set", setting)]
+# The smallest stamps the survey renders.
+SIMULATED = ["--simulate", "tutorial", "--n", "24", *TINY, "--set", "model.image_size=16"]
+
+
+def train(*words: str, out: Path | None = None) -> int:
+    return cli.main(["train", "--device", "cpu", *words, *(() if out is None else ("--out", str(out)))])
+
+
+def test_a_dry_run_prints_the_resolved_config_and_starts_nothing(tmp_path: Path, capsys):
+    out = tmp_path / "run"
+    assert train("--dry-run", *TINY, "--set", "train.seed=7", "--steps", "3", out=out) == 0
+    said = capsys.readouterr().out
+    plan, _, settings = said.partition("\n\n")
+    assert plan.startswith("preset       smoke-32: 0.0")
+    assert "execution    eager:" in plan
+    values = tomllib.loads(settings)
+    assert values["model"]["channels"] == [8, 16]
+    assert (values["train"]["seed"], values["train"]["steps"]) == (7, 3)
+    again = tmp_path / "again.toml"
+    again.write_text(settings)
+    assert configs.load(None, again).to_json() == tiny.config("train.seed=7", "train.steps=3").to_json()
+    assert not out.exists()
+
+
+def test_a_dry_run_as_json(capsys):
+    assert train("--dry-run", "--json", *TINY) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["config"]["model"]["image_size"] == said["plan"]["input"][-1] == 8
+
+
+def test_limits_are_read_last(tmp_path: Path):
+    page = tmp_path / "page.toml"
+    page.write_text("[train]\nsteps = 5\nbatch = 6\nseed = 1\n")
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    words = ["--config", str(page), "--set", "train.batch=8", "--set", "train.steps=6", "--steps", "9", "--images", "70", "--minutes", "0.5"]
+    train = command.resolve(parser.parse_args(words)).train
+    assert (train.seed, train.batch, train.steps, train.images, train.minutes) == (1, 8, 9, 70, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--steps", "1"], "nothing to train on: give --data SET, or --simulate PRESET"),
+        (["--steps", "1", "--data", "there", "--simulate", "tutorial"], "argument --simulate: not allowed with argument --data"),
+        (["--steps", "1", "--simulate", "tutorail"], "tutorail.*did you mean tutorial"),
+        (["--steps", "1", "--simulate", "tutorial", "--n", "0"], "--n 0: give at least 1"),
+        (["--steps", "1", "--data", "nowhere"], "nowhere: no such folder"),
+        (["--set", "train.lerning_rate=1"], "train.lerning_rate: no such setting; did you mean learning_rate"),
+        (["--set", "train.batch"], "--set train.batch: expected section.key=value"),
+        (["--set", "train.batch='many'"], "train.batch: 'many' is a str, int expected"),
+        (["--preset", "smok-32"], "preset smok-32: no such preset; did you mean smoke-32"),
+        (["--steps", "-3"], "train.steps: -3; must not be negative"),
+        (["--stesp", "3"], "--stesp: no such option; did you mean --steps"),
+        (["--simulate", "tutorial", "--n", "16"], "nothing says when to stop: give --steps, --images or --minutes"),
+    ],
+)
+def test_what_cannot_be_trained_is_said(words: list[str], said: str, tmp_path: Path, capsys):
+    assert train(*words, out=tmp_path / "run") == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_folder_is_asked_for(capsys):
+    assert train("--simulate", "tutorial", "--steps", "1") == 2
+    assert "--out: give the folder of the run" in capsys.readouterr().err
+
+
+def test_it_trains_on_simulated_galaxies_and_says_so(tmp_path: Path, capsys):
+    assert train(*SIMULATED, "--steps", "2", "--json", out=tmp_path / "run") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["steps"], said["images"]) == (2, 8)
+    assert Path(said["checkpoint"]) == tmp_path / "run" / "checkpoints" / "step-00000002"
+    about = checkpoint.read(tmp_path / "run" / "checkpoints" / "step-00000002" / "model.safetensors").about
+    assert about["trained_on"] == {"simulated": "tutorial", "seed": 1, "first": 0, "n": 24, "size": 16}
+    assert (tmp_path / "run" / "samples" / "step-00000002.png").exists()
+    assert not (tmp_path / "run" / "trained_on.ids").exists()
+
+
+def test_the_same_command_again_changes_nothing(tmp_path: Path, capsys):
+    out = tmp_path / "run"
+    words = [*SIMULATED, "--steps", "2"]
+    assert train(*words, out=out) == 0
+    first = {path: path.read_bytes() for path in out.rglob("*.safetensors")}
+    capsys.readouterr()
+    assert train(*words, out=out) == 0
+    assert "trained 2 steps, 8 images" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in out.rglob("*.safetensors")} == first
+    assert train(*words, "--data-seed", "9", out=out) == 3
+    assert "holds another run: trained_on.seed is 1 there and 9 here" in capsys.readouterr().err
+
+
+def test_a_stored_set_is_recorded_galaxy_by_galaxy(tmp_path: Path):
+    blobs = tiny.Blobs(2, 8)
+    with shards.SetWriter(tmp_path / "set", blobs.frame, {"made_by": "a test"}, 8) as writer:
+        for number in range(2):
+            writer.write(number, blobs.load(number))
+        writer.finish()
+    out = tmp_path / "run"
+    assert train("--data", str(tmp_path / "set"), *TINY, "--steps", "1", out=out) == 0
+    about = checkpoint.read(out / "checkpoints" / "step-00000001" / "model.safetensors").about
+    hashed = (out / "trained_on.ids").read_bytes()
+    assert hashlib.sha256(hashed).hexdigest() == about["trained_on"]["ids"]
+    wanted = sorted(hashlib.sha256(f"blob-{i}".encode()).hexdigest()[:16] for i in range(16))
+    assert hashed.decode().split("\n") == wanted
+    assert about["trained_on"]["n"] == 16
+    assert about["trained_on"]["is_synthetic"] is True
+
+
+def test_several_populations_are_mixed(tmp_path: Path):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    args = parser.parse_args(["--simulate", "tutorial, survey", "--n", "5", "--data-seed", "3", "--set", "model.image_size=16"])
+    source = command.open_source(args, command.resolve(args))
+    assert isinstance(source, Mixed)
+    assert source.describe() == {
+        "mixed": [{"simulated": name, "seed": 3, "first": 0, "n": 5, "size": 16} for name in ("tutorial", "survey")],
+    }
+    assert source.load(1).ids == SimulatedSource("survey", 3, 0, 5, 16).load(0).ids
+
+
+def test_the_stretch_is_that_of_the_first_galaxies(monkeypatch):
+    monkeypatch.setattr(command, "FIT_ROWS", 20)
+    blobs, config = tiny.Blobs(4, 16), tiny.config()
+    found = command.fit_stretch(blobs, config)
+    images = readers.Galaxies.joined([blobs.load(0), blobs.load(1)]).images
+    x = found.forward(images)
+    assert x.mean((0, 2, 3)).abs().max() < 1e-5
+    assert (x.std((0, 2, 3), correction=0) - config.diffusion.sigma_data).abs().max() < 1e-5

@@ -1,0 +1,93 @@
+"""What a dry run says, against the real network: parameters, arithmetic by hand, memory as autograd keeps it, disk as files are."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from galaxysd import checkpoint
+from galaxysd import config as configs
+from galaxysd.model.layers import Attention, Conv, Linear
+from galaxysd.train import plan
+from tests import tiny
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def config() -> configs.Config:
+    smoke = configs.load("smoke-32", overrides=["train.dtype='fp32'"])
+    return dataclasses.replace(smoke, train=dataclasses.replace(smoke.train, batch=2))
+
+
+@pytest.fixture(scope="module")
+def real(config) -> dict:
+    """The network built and run once: its parameters, multiplications counted layer by layer, and what its graph keeps."""
+    from galaxysd.data import conditions
+    from galaxysd.data.schema import GZ2
+    from galaxysd.model.unet import UNet
+
+    net, flops, kept = UNet(config.model, conditions.width(GZ2)), [], {}
+
+    def count(module: torch.nn.Module, given: tuple, out: torch.Tensor) -> None:
+        if isinstance(module, Linear):
+            flops.append(2 * module.in_features * out.numel())
+        elif isinstance(module, Conv):
+            flops.append(2 * module.in_channels * module.kernel_size[0] ** 2 * out.numel())
+        else:  # q k^T and its product with v: each N x N x C a galaxy
+            pixels = out.shape[2] * out.shape[3]
+            flops.append(2 * 2 * pixels * out.numel())
+
+    for module in net.modules():
+        if isinstance(module, (Linear, Conv, Attention)):
+            module.register_forward_hook(count)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = net(torch.zeros(2, 3, 32, 32), torch.zeros(2), torch.zeros(2, conditions.width(GZ2)))
+    assert out.shape == (2, 3, 32, 32)
+    return {"parameters": sum(each.numel() for each in net.parameters()), "flops": sum(flops) / 2, "kept": sum(kept.values())}
+
+
+def test_it_says_what_the_network_is(config, real):
+    found = plan.plan(config, CPU)
+    assert found["parameters"] == real["parameters"]
+    assert found["gflop_forward_per_image"] == pytest.approx(real["flops"] / 1e9, abs=6e-4)
+    assert found["gflop_train_per_image"] == pytest.approx(3 * real["flops"] / 1e9, abs=6e-4)
+    assert found["memory_mb"]["activations kept for backward"] == pytest.approx(real["kept"] / 2**20, rel=0.05)
+    assert found["memory_mb"]["weights, gradients, moments, EMA"] == pytest.approx(20 * real["parameters"] / 2**20, abs=0.1)
+    assert (found["input"], found["output"]) == ([2, 3, 32, 32], [2, 3, 32, 32])
+    assert found["maps"] == [[64, 16], [128, 8]]
+    assert (found["dtype"], found["device"]) == ("float32", "cpu")
+
+
+def test_a_checkpoint_takes_what_it_says(tmp_path):
+    result = tiny.run(tmp_path / "run", "train.steps=1")
+    found = plan.plan(tiny.config(), CPU)
+    tensors = sum(
+        tensor.numel() * tensor.itemsize
+        for name in ("model", "training")
+        for tensor in checkpoint.read(result.checkpoint / f"{name}.safetensors").tensors.values()
+    )
+    assert found["disk_mb_per_checkpoint"] == pytest.approx(tensors / 2**20, abs=0.06)
+
+
+def test_a_plan_allocates_nothing():
+    """Whatever is asked for: a network of a thousand GiB is counted, not built."""
+    huge = configs.load("base-128", overrides=["model.channels=[8192,16384,16384,16384]", "train.batch=4096"])
+    found = plan.plan(huge, CPU)
+    assert found["parameters"] > 5e10
+    assert found["memory_mb"]["weights, gradients, moments, EMA"] > 2**20
+
+
+def test_words(config, real):
+    text = plan.words(plan.plan(config, CPU))
+    assert f"preset       smoke-32: {real['parameters'] / 1e6:.2f} M parameters, 69 condition features" in text
+    assert "shapes       (2, 3, 32, 32) -> (2, 3, 32, 32); maps 64 x 16 x 16, 128 x 8 x 8" in text
+    assert "execution    eager: on a CPU" in text
