@@ -11,13 +11,12 @@ from galaxysd import config as configs
 from galaxysd import seeds
 from galaxysd.data import conditions
 from galaxysd.data.schema import schema
-from galaxysd.diffusion.denoiser import Denoiser, frozen, resolve_dtype
+from galaxysd.diffusion.denoiser import Denoiser, frozen, resolve_dtype, resolve_layout
 from galaxysd.diffusion.guidance import guided
 from galaxysd.diffusion.loss import edm_loss
 from galaxysd.diffusion.samplers import SAMPLERS, levels
 from galaxysd.model.layers import laid_out
 from galaxysd.model.unet import UNet
-from galaxysd.train.loop import resolve_layout
 from galaxysd.train.step import Optimiser
 
 Contest = dict[str, Callable[[], object]]

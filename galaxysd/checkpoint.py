@@ -71,10 +71,6 @@ def check_header(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise BadInput(f"{path}: its header has no galaxysd description; this is not a checkpoint of galaxysd")
     if about.get("format") != FORMAT:
         raise BadInput(f"{path}: checkpoint format {about.get('format')!r}, this galaxysd reads {FORMAT}")
-    for name in ("config", "frame", "stretch", "trained_on"):
-        if not isinstance(about.get(name), dict):
-            what = type(about.get(name)).__name__
-            raise BadInput(f"{path}: {name} in its description is a {what}, a table expected; damaged, or not of galaxysd train")
     if len(header) > TENSOR_LIMIT:
         raise BadInput(f"{path}: {len(header)} tensors, at most {TENSOR_LIMIT} are read")
     spans = sorted(_span(path, name, entry) for name, entry in header.items())
@@ -107,6 +103,10 @@ def read(path: Path, expected: files.Digest | None = None) -> Checkpoint:
     if expected is not None and path.stat().st_size != expected.size:
         raise BadInput(f"{path}: {path.stat().st_size} bytes, its record says {expected.size}; the file is truncated or replaced")
     _, about = check_header(path)
+    for name in ("config", "frame", "stretch", "trained_on"):
+        if not isinstance(about.get(name), dict):
+            what = type(about.get(name)).__name__
+            raise BadInput(f"{path}: {name} in its description is a {what}, a table expected; damaged, or not of galaxysd train")
     found = files.digest(path) if expected is None else expected
     content = files.read_verified(path, found)
     try:
@@ -154,11 +154,15 @@ def save(run: Path, step: int, model: bytes, training: bytes, note: Mapping[str,
     for begun in run.glob("checkpoints/step-*"):
         if not (begun / "record.json").exists():
             shutil.rmtree(begun)  # begun and never committed: what a kill or a full disk left
-    digests = {
-        "model": files.commit(folder / "model.safetensors", lambda file: file.write(model)).to_json(),
-        "training": files.commit(folder / "training.safetensors", lambda file: file.write(training)).to_json(),
-    }
-    files.commit_json(folder / "record.json", {"format": FORMAT, "step": step, "files": digests, **note})
+    try:
+        digests = {
+            "model": files.commit(folder / "model.safetensors", lambda file: file.write(model)).to_json(),
+            "training": files.commit(folder / "training.safetensors", lambda file: file.write(training)).to_json(),
+        }
+        files.commit_json(folder / "record.json", {"format": FORMAT, "step": step, "files": digests, **note})
+    except GalaxySDError:
+        shutil.rmtree(folder, ignore_errors=True)  # a full disk: half a checkpoint would only take more of it
+        raise
     verify(folder)
     for old in committed(run)[keep:]:
         (old / "record.json").unlink()

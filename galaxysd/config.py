@@ -197,8 +197,8 @@ def check(config: Config) -> None:
         if getattr(train, name) not in allowed:
             raise GalaxySDError(f"train.{name}: {getattr(train, name)!r}{nearest(getattr(train, name), allowed)}")
     for name in ("steps", "images", "minutes", "learning_rate", "decay", "save_minutes", "threads", "clip", "ema_images"):
-        if not getattr(train, name) >= 0:
-            raise GalaxySDError(f"train.{name}: {getattr(train, name)}; must not be negative")
+        if not 0 <= getattr(train, name) < math.inf:
+            raise GalaxySDError(f"train.{name}: {getattr(train, name)}; must not be negative, and finite")
     if not 0 < diffusion.sigma_min < diffusion.sigma_max:
         raise GalaxySDError(f"diffusion: sigma_min {diffusion.sigma_min} must be positive and below sigma_max {diffusion.sigma_max}")
     if diffusion.sigma_max > NOISE_LIMIT:

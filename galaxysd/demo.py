@@ -90,7 +90,7 @@ class Demo:
         print(f"[{time.monotonic() - self.began:5.0f} s] {text}", flush=True)
 
     def threads(self) -> None:
-        """Picks the thread count by a one-second trial of the very step that will be trained."""
+        """Picks the thread count by a one-second trial of what a step spends its time on: forward and backward."""
         import torch
 
         from galaxysd import config as configs
@@ -128,6 +128,7 @@ class Demo:
     def train(self) -> None:
         import torch
 
+        from galaxysd.errors import Stopped
         from galaxysd.runlog import StopSignals
         from galaxysd.sample import load
         from galaxysd.train import loop
@@ -138,8 +139,11 @@ class Demo:
         config = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, minutes=round(left / 60, 3)))
         self.say(f"training {PRESET} for {left:.0f} s on galaxies rendered meanwhile")
         task = DenoiseTask(config, self.source.frame, fit_stretch(self.source, config), torch.device("cpu"))
-        with StopSignals() as stop:
-            result = loop.train(task, self.source, self.out / "run", stop)
+        try:
+            with StopSignals() as stop:
+                result = loop.train(task, self.source, self.out / "run", stop)
+        except Stopped as error:
+            raise Stopped(f"{self.out}: the demo was stopped while it trained; start it again with a new --out") from error
         self.generator = load(self.out / "run", device="cpu")
         rate = result.images / result.seconds
         self.facts["train"] = {"steps": result.steps, "images": result.images, "img_per_s": round(rate), "loss": result.loss}
@@ -232,12 +236,17 @@ def trial_rates(config: Config, counts: Sequence[int], seconds: float = 1.0) -> 
 
     from galaxysd.data import conditions
     from galaxysd.data.schema import schema
-    from galaxysd.diffusion.denoiser import Denoiser, resolve_dtype
+    from galaxysd.diffusion.denoiser import Denoiser, resolve_dtype, resolve_layout
     from galaxysd.diffusion.loss import edm_loss
+    from galaxysd.model.layers import laid_out
     from galaxysd.model.unet import UNet
 
     width = conditions.width(schema(config.condition.schema))
-    denoiser = Denoiser(UNet(config.model, width), config.diffusion, resolve_dtype(config.train.dtype, torch.device("cpu")))
+    device = torch.device("cpu")
+    dtype = resolve_dtype(config.train.dtype, device)
+    layout = resolve_layout(config.train.layout, device, dtype)
+    denoiser = Denoiser(laid_out(UNet(config.model, width), layout), config.diffusion, dtype)
+    denoiser.layout = layout
     batch, side = config.train.batch, config.model.image_size
     x0, features = torch.zeros(batch, config.model.image_channels, side, side), torch.zeros(batch, width)
     before, best = torch.get_num_threads(), dict.fromkeys(counts, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,4 @@ def _like(path: Path, voters: float, generator: Generator) -> Conditions:
 
 
 def _fingerprint(rows: Conditions) -> str:
-    import hashlib
-
     return hashlib.sha256(rows.counts.numpy().tobytes() + rows.numeric.numpy().tobytes()).hexdigest()

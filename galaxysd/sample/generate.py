@@ -25,7 +25,7 @@ from galaxysd.data.conditions import Conditions
 from galaxysd.data.galaxies import NUMERIC, Frame, Galaxies
 from galaxysd.data.schema import schema
 from galaxysd.data.transforms import Stretch
-from galaxysd.diffusion.denoiser import Denoiser, frozen, resolve_device, resolve_dtype
+from galaxysd.diffusion.denoiser import Denoiser, frozen, resolve_device, resolve_dtype, resolve_layout
 from galaxysd.diffusion.guidance import guided
 from galaxysd.diffusion.samplers import SAMPLERS, levels
 from galaxysd.errors import BadInput, GalaxySDError, nearest
@@ -89,7 +89,7 @@ class Generator:
         checkpoint.fill(net, source.tensors, source.path)
         resolved = resolve_dtype(dtype, self.device)
         model = Denoiser(net, self.config.diffusion, resolved)
-        model.layout = torch.channels_last if self.device.type == "cuda" or resolved is torch.float32 else torch.contiguous_format
+        model.layout = resolve_layout("auto", self.device, resolved)
         self.denoiser = frozen(model).to(self.device)
 
     def provenance(self, settings: Settings, seed: int) -> dict[str, Any]:
@@ -145,9 +145,13 @@ class Generator:
         noise = seeds.normal(seed, "sample", range(unit * size, (unit + 1) * size), shape).to(self.device)
         denoise = guided(self.denoiser, padded, settings.guidance, settings.interval)
         x = SAMPLERS[settings.sampler](denoise, noise * sigmas[0], sigmas)
-        if not bool(torch.isfinite(x).all()):
-            raise BadInput(f"{self.path}: draws pixels that are not finite at guidance {settings.guidance:g}; lower it, or train anew")
-        return self.stretch.inverse(x.cpu()[slots])
+        images = self.stretch.inverse(x.cpu()[slots])
+        if not bool(torch.isfinite(x).all() and torch.isfinite(images).all()):
+            raise BadInput(
+                f"{self.path}: draws pixels that are not finite with {settings.steps} steps of {settings.sampler} at guidance "
+                f"{settings.guidance:g}; take more steps, less guidance, or a model that has learned more"
+            )
+        return images
 
     def _galaxies(self, images: Tensor, asked: Conditions, index: Tensor, seed: int) -> Galaxies:
         short = self.digest.sha256[:12]

@@ -17,6 +17,7 @@ from galaxysd.simulate.render import BANDS, SEEING, clean, noisy, sky_rms
 from galaxysd.simulate.votes import cast
 
 SMALLEST, LARGEST = 16, 512
+INDEX_LIMIT = 1 << 62  # an index is an int64
 ALIGNED = {"survey": False, "tutorial": True}  # whether major axes lie along +x
 
 
@@ -68,6 +69,8 @@ class SimulatedSource:
     def __post_init__(self) -> None:
         if self.n < 1 or self.first < 0 or self.chunk < 1:
             raise GalaxySDError(f"simulated galaxies: {self.n} from number {self.first} in chunks of {self.chunk}; at least 1, 0 and 1")
+        if self.first + self.n > INDEX_LIMIT:
+            raise GalaxySDError(f"simulated galaxies: {self.n} from number {self.first}; numbers end at {INDEX_LIMIT}")
         self.frame = frame(self.preset, self.size)
         self.chunk_rows = [min(self.chunk, self.n - start) for start in range(0, self.n, self.chunk)]
 

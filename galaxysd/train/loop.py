@@ -23,6 +23,7 @@ from galaxysd import checkpoint, files
 from galaxysd.config import Config
 from galaxysd.data.galaxies import Galaxies
 from galaxysd.data.readers import GalaxySet, Order, Source, batches
+from galaxysd.diffusion.denoiser import resolve_layout
 from galaxysd.errors import GalaxySDError, Mismatch, Stopped
 from galaxysd.model.layers import laid_out
 from galaxysd.runlog import Log, Progress, StopSignals
@@ -56,13 +57,6 @@ class Result:
 
 class NonFinite(GalaxySDError):
     """The loss or a gradient stopped being a number."""
-
-
-def resolve_layout(name: str, device: torch.device, dtype: torch.dtype) -> torch.memory_format:
-    """`auto` is NHWC on CUDA and for float32 on CPU; bfloat16 on CPU trains faster in NCHW (`python -m benchmarks` measures it)."""
-    if name == "auto":
-        name = "nhwc" if device.type == "cuda" or dtype is torch.float32 else "nchw"
-    return {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}[name]
 
 
 def train(task: Task, source: Source, out: Path, stop: StopSignals, *, after: Callable[[Path, int], object] | None = None) -> Result:

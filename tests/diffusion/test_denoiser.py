@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from galaxysd.config import DiffusionConfig
-from galaxysd.diffusion.denoiser import Denoiser, cpu_computes_bf16, frozen, resolve_dtype
+from galaxysd.diffusion.denoiser import Denoiser, cpu_computes_bf16, frozen, resolve_dtype, resolve_layout
 from galaxysd.diffusion.loss import draw_sigma, edm_loss
 
 
@@ -67,6 +67,20 @@ def test_precision_is_decided_once(tmp_path: Path):
     assert not cpu_computes_bf16(cpuinfo)
     assert resolve_dtype("bf16", torch.device("cpu")) is torch.bfloat16
     assert math.isfinite(float(out.sum()))
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype", "wanted"),
+    [
+        ("auto", "cpu", torch.float32, torch.channels_last),
+        ("auto", "cpu", torch.bfloat16, torch.contiguous_format),
+        ("auto", "cuda", torch.bfloat16, torch.channels_last),
+        ("nchw", "cpu", torch.float32, torch.contiguous_format),
+        ("nhwc", "cpu", torch.bfloat16, torch.channels_last),
+    ],
+)
+def test_layout_follows_device_and_precision(name, device, dtype, wanted):
+    assert resolve_layout(name, torch.device(device), dtype) is wanted
 
 
 class _Wrapped(torch.nn.Module):

@@ -162,13 +162,15 @@ def test_the_script_finds_every_element_it_names(both: dict[str, page.Batch | No
     assert there >= {f"g-{p}-{r}" for p, n in ((0, 5), (1, 4)) for r in range(n)}
 
 
-def test_summary_figures_and_notes_come_before_the_galaxies(both: dict[str, page.Batch | None]) -> None:
+def test_summary_and_notes_come_before_the_galaxies_and_figures_after_them(both: dict[str, page.Batch | None]) -> None:
     figures = [("a sweep", _png(300, 30)), ("a plot", _png(900, 600))]
     text = page.build(both, "First light", [("classes found", "0.87, N 200")], figures, None, ["No judge."])
     parsed = Parsed(text)
     assert [(each["class"]) for each in parsed.all("figure")] == ["pixels wide", ""]
-    for word in ("First light", "classes found", "0.87, N 200", "a sweep", "a plot", "No judge."):
+    for word in ("First light", "classes found", "0.87, N 200", "No judge."):
         assert text.index(word) < text.index('class="stamp"')
+    for word in ("a sweep", "a plot"):
+        assert text.index(word) > text.rindex('class="stamp"')
         assert word in parsed.text
 
 

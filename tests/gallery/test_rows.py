@@ -38,7 +38,7 @@ def test_a_question_counts_only_along_the_leading_path() -> None:
     assert named(GZ2.leading(smooth)[0]) == {"smooth-or-featured": "smooth", "how-rounded": "cigar"}
     assert named(GZ2.leading(votes(bar__yes=9, bar__no=1))[0]) == {"bar": "yes"}, "a parent nobody was asked leaves the child alone"
     assert named(GZ2.leading(votes())[0]) == {}
-    assert named(rows.leading(torch.full((1, len(GZ2.answers)), math.nan), GZ2)[0]) == {}
+    assert named(GZ2.leading(torch.full((1, len(GZ2.answers)), math.nan))[0]) == {}
 
 
 def test_leading_answers_are_those_of_a_plain_recursion() -> None:

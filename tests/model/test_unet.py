@@ -178,4 +178,4 @@ def test_presets_are_the_networks_they_say(preset: str, channels: tuple[int, ...
 def test_smoke_is_small():
     with torch.device("meta"):
         net = UNet(configs.load("smoke-32").model, WIDTH)
-    assert 1e6 < sum(parameter.numel() for parameter in net.parameters()) < 2.2e6
+    assert 1e6 < sum(parameter.numel() for parameter in net.parameters()) <= 2e6

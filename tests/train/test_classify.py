@@ -27,7 +27,9 @@ def task(*settings: str, **change) -> ClassifyTask:
 
 def test_it_learns_blobs(tmp_path):
     """Wide blobs were called smooth: after a second it says so of blobs it has not seen, and is surer than its prior was."""
-    result = train(task("train.steps=150", "train.batch=16", "train.learning_rate=5e-3", "train.log_steps=1"), tiny.Blobs(8), tmp_path, StopSignals())
+    result = train(
+        task("train.steps=150", "train.batch=16", "train.learning_rate=5e-3", "train.log_steps=1"), tiny.Blobs(8), tmp_path, StopSignals()
+    )
     losses = [row["loss"] for row in read(tmp_path / "log.jsonl") if "gradient" in row]
     assert sum(losses[-20:]) < 0.9 * sum(losses[:20])
     judge, unseen = load_judge(result.run), tiny.Blobs(12).load(11)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,6 @@ def test_a_grid_that_is_there_is_left_alone(run: Path, tmp_path: Path):
 
 
 def test_without_pillow_there_is_no_grid(run: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "PIL", None)
     assert grid.write(tmp_path, run, 2) is None
     assert not (tmp_path / "samples").exists()
