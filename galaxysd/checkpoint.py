@@ -192,7 +192,8 @@ def verify(folder: Path) -> dict[str, Any]:
             raise BadInput(f"{path}: missing, though its record is there")
         found = files.digest(path)
         if found != expected:
-            raise BadInput(f"{path}: does not match its record ({found.size} bytes, {expected.size} recorded); the file is damaged")
+            mine, theirs = (f"{each.size} bytes, SHA-256 {str(each.sha256)[:12]}..." for each in (found, expected))
+            raise BadInput(f"{path}: does not match its record ({mine}; recorded {theirs}); the file is damaged")
     return dict(record)
 
 

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from galaxysd import checkpoint, sample
-from galaxysd.errors import BadInput
+from galaxysd.errors import BadInput, Unavailable
 from tests import tiny
 
 
@@ -107,6 +107,13 @@ def test_values_that_are_not_finite(model: Path, tmp_path: Path):
         (lambda a: a["config"].update(schema_version=7), "schema_version: 7, this galaxysd reads 1"),
         (lambda a: a["config"]["condition"].update(schema="gz9"), "gz9: no such label schema"),
         (lambda a: a.update(kind="classifier"), "holds a classifier, a denoiser is needed"),
+        (lambda a: a.pop("config"), "config in its description is a NoneType, a table expected"),
+        (lambda a: a.update(frame=[1]), "frame in its description is a list"),
+        (lambda a: a["config"]["model"].update(blocks=10**9), r"model\.safetensors: model\.blocks: 1000000000; must be at most 64"),
+        (lambda a: a["config"]["sample"].update(unit=10**9), "sample.unit: 1000000000 images of 8 pixels"),
+        (lambda a: a["frame"].update(size=4096), "its config is of 3 x 8 pixels, its frame of 3 x 4096"),
+        (lambda a: a["frame"].update(psf_fwhm=5), "psf_fwhm of a set: 5; one finite number for each"),
+        (lambda a: a["frame"].update(kind="rgb"), "its frame holds rgb and its stretch is for flux"),
     ],
 )
 def test_a_model_that_is_not_what_it_says(model: Path, tmp_path: Path, change, words: str):
@@ -166,3 +173,79 @@ def test_what_it_was_trained_on_travels_with_it(model: Path):
     assert found["config"]["train"]["steps"] == 4
     assert found["stretch"]
     assert found["frame"]["bands"] == ["g", "r", "i"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda h: h["__metadata__"].update(galaxysd="[" * 100_000), "the description in its header cannot be read"),
+        (lambda h: h["__metadata__"].update(other=5), "not readable as safetensors"),
+    ],
+)
+def test_a_header_that_only_one_of_two_readers_would_take(model: Path, tmp_path: Path, change, words: str):
+    with pytest.raises(BadInput, match=words):
+        checkpoint.read(rewritten(model, tmp_path / "model.safetensors", change))
+
+
+def test_a_file_of_a_run_is_checked_against_its_record(run: Path, tmp_path: Path):
+    """Also when the file itself is named: a flipped bit of a weight leaves a header without fault."""
+    import shutil
+
+    shutil.copytree(run, tmp_path / "run")
+    path = checkpoint.committed(tmp_path / "run")[0] / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="does not match its record"):
+        sample.load(path)
+
+
+def test_a_record_of_another_step_is_damage(run: Path, tmp_path: Path):
+    import shutil
+
+    shutil.copytree(run, tmp_path / "run")
+    path = checkpoint.committed(tmp_path / "run")[0] / "record.json"
+    path.write_text(path.read_text().replace('"step": 4', '"step": 5'))
+    found = checkpoint.newest(tmp_path / "run")
+    assert found.record["step"] == 2
+    assert "its record says step 5" in found.refused[0]
+
+
+def test_a_full_disk_leaves_no_half_checkpoint_and_the_next_save_clears_what_a_kill_left(run: Path, tmp_path: Path, monkeypatch):
+    import errno
+    import shutil
+
+    shutil.copytree(run, tmp_path / "run")
+    left = tmp_path / "run" / "checkpoints" / "step-00000003"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    commit = checkpoint.files.commit
+
+    def full(path, write, **options):
+        if path.name == "training.safetensors":
+            raise Unavailable(f"{path}: the disk is full") from OSError(errno.ENOSPC, "")
+        return commit(path, write, **options)
+
+    monkeypatch.setattr(checkpoint.files, "commit", full)
+    with pytest.raises(Unavailable, match="the disk is full"):
+        checkpoint.save(tmp_path / "run", 6, b"model", b"training", {"seconds": 0.0})
+    assert sorted(path.name for path in left.parent.iterdir()) == ["step-00000002", "step-00000004"]
+
+
+def test_the_previous_one_stays_until_the_new_one_is_verified(run: Path, tmp_path: Path, monkeypatch):
+    """A disk that loses bits after they were written: the save says so, and nothing older was removed for it."""
+    import shutil
+
+    shutil.copytree(run, tmp_path / "run")
+    before = checkpoint.committed(tmp_path / "run")
+    commit_json = checkpoint.files.commit_json
+
+    def worn(path, value, **options):
+        (path.parent / "model.safetensors").write_bytes(b"x")
+        return commit_json(path, value, **options)
+
+    monkeypatch.setattr(checkpoint.files, "commit_json", worn)
+    with pytest.raises(BadInput, match=r"step-00000006/model\.safetensors: does not match its record"):
+        checkpoint.save(tmp_path / "run", 6, b"model", b"training", {"seconds": 0.0}, keep=1)
+    assert set(before) <= set(checkpoint.committed(tmp_path / "run"))
+    assert checkpoint.newest(tmp_path / "run").record["step"] == 4

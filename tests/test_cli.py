@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -83,6 +85,29 @@ def test_a_bug_of_ours_keeps_its_traceback(verb):
     verb(run)
     with pytest.raises(ZeroDivisionError, match="ours"):
         cli.main(["try"])
+
+
+def test_a_refusal_of_the_machine_takes_one_line(verb, capsys):
+    def run(args):
+        raise PermissionError(13, "Permission denied", "/there/set.json")
+
+    verb(run)
+    assert cli.main(["try"]) == 4
+    assert capsys.readouterr().err == (
+        "galaxysd: /there/set.json: not allowed (Permission denied); choose another folder, or change its permissions\n"
+    )
+
+
+def test_sigterm_stops_a_verb_that_does_not_listen(verb, capsys):
+    def run(args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    verb(run)
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["try"]) == 75
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert "everything committed so far is whole" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named_with_its_extra(verb, capsys):

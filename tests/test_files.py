@@ -70,7 +70,7 @@ def test_json_goes_there_and_back_and_refuses_nan(tmp_path: Path) -> None:
         files.commit_json(tmp_path / "b.json", {"x": float("nan")})
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 5000])
 def test_broken_json_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(BadInput, match=r"a\.json: not valid JSON"):
@@ -150,3 +150,69 @@ def test_json_is_readable_by_people(tmp_path: Path) -> None:
     assert text.endswith("\n")
     assert text.count("\n") > 2
     assert list(json.loads(text)) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (errno.ENOSPC, Unavailable, "the disk is full"),
+        (errno.EROFS, Unavailable, "not allowed .Read-only file system"),
+        (errno.EACCES, Unavailable, "not allowed .Permission denied"),
+        (errno.ENOTDIR, GalaxySDError, "not a usable path .Not a directory"),
+        (errno.EIO, Unavailable, "the machine could not read or write it"),
+    ],
+)
+def test_what_the_system_says_is_told_with_the_place(tmp_path: Path, number: int, kind: type[GalaxySDError], words: str) -> None:
+    with pytest.raises(kind, match=rf"{tmp_path}: {words}"), files.explained(tmp_path):
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_path_through_a_file_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(GalaxySDError, match="mine/x: not a usable path"):
+        files.commit(tmp_path / "mine" / "x", lambda file: file.write(b"x"))
+
+
+def test_bytes_are_on_the_disk_before_their_name_and_the_name_before_the_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut keeps what was synced: the file's bytes, then the link, then the folder that holds the name."""
+    happened: list[str] = []
+    fsync, link = os.fsync, os.link
+
+    def synced(handle: int) -> None:
+        happened.append("folder" if Path(f"/proc/self/fd/{handle}").resolve().is_dir() else "bytes")
+        fsync(handle)
+
+    def linked(*arguments: Path) -> None:
+        happened.append("link")
+        link(*arguments)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "link", linked)
+    files.commit(tmp_path / "x", lambda file: file.write(b"abc"))
+    assert happened == ["bytes", "link", "folder"]
+
+
+def test_a_filled_folder_is_whole_or_empty(tmp_path: Path) -> None:
+    def full() -> None:
+        with files.filled(tmp_path / "a") as folder:
+            files.commit(folder / "one", lambda file: file.write(b"1"))
+            raise Unavailable("the disk is full")
+
+    with pytest.raises(Unavailable, match="disk is full"):
+        full()
+    assert names(tmp_path / "a") == []
+    with files.filled(tmp_path / "a") as folder:  # so the same command may be run again
+        files.commit(folder / "one", lambda file: file.write(b"1"))
+        assert names(tmp_path / "a") == [folder.name]
+    assert names(tmp_path / "a") == ["one"]
+
+
+def test_a_filled_folder_takes_no_second_writer(tmp_path: Path) -> None:
+    def second() -> None:
+        with files.filled(tmp_path / "a") as folder:
+            files.commit(folder / "one", lambda file: file.write(b"1"))
+            (tmp_path / "a" / "mine").write_text("mine")
+
+    with pytest.raises(Mismatch, match="something else was written there"):
+        second()
+    assert names(tmp_path / "a") == ["mine"]

@@ -64,7 +64,8 @@ class GalaxySet:
         record = shards.read_record(self.folder, k)
         listed = self.manifest["shards"][k]
         if record != listed:
-            raise BadInput(f"{path}: its record ({record['sha256'][:12]}...) is not the one in the manifest ({listed['sha256'][:12]}...)")
+            name = next(name for name in record if record[name] != listed[name])
+            raise BadInput(f"{path}: {name} is {record[name]!r} in its record and {listed[name]!r} in the manifest; one is damaged")
         content = files.read_verified(path, files.Digest(record["size"], record["sha256"]))
         return content, record["rows"], self.frame, str(path)
 

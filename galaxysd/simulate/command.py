@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> None:
     manifest, fresh = write_set(source, args.out, workers)
     report = {"out": str(args.out), "rows": manifest["rows"], "shards": len(manifest["shards"]), "rendered": fresh,
               "seconds": round(time.monotonic() - began, 2)}  # fmt: skip
-    print(json.dumps(report) if args.json else f"{report['rows']} galaxies in {args.out} ({report['shards']} shards, {fresh} galaxies new)")
+    said = f"{report['rows']} galaxies in {args.out}, {fresh} of them new"
+    print(json.dumps(report) if args.json else said)
 
 
 def shard_rows(size: int) -> int:
@@ -106,7 +107,12 @@ def in_processes(source: SimulatedSource, todo: list[int], workers: int, stop: S
         while True:
             # One more than the workers: it starts while the last one is written. A longer queue would delay a stop.
             while not stop.requested and len(running) <= workers and (number := next(waiting, None)) is not None:
-                running[pool.submit(_render, source, number)] = number
+                # A worker that starts here must not hear a Ctrl-C before it has learned to leave it to us: it would die talking.
+                heard = signal.pthread_sigmask(signal.SIG_BLOCK, StopSignals.SIGNALS)
+                try:
+                    running[pool.submit(_render, source, number)] = number
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, heard)
             if stop.requested:
                 running = {future: number for future, number in running.items() if not future.cancel()}
             if not running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,10 @@ def test_an_unfinished_set_cannot_be_checked(written: Path) -> None:
     (written / "manifest.json").unlink()
     with pytest.raises(BadInput, match="unfinished"):
         check_set(written)
+
+
+def test_a_set_without_its_shards_is_a_problem_not_a_crash(written: Path) -> None:
+    shutil.rmtree(written / "data")
+    report = check_set(written)
+    assert not report["ok"]
+    assert report["rows"] == 0

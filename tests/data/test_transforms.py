@@ -22,6 +22,13 @@ def test_flux_survives_the_stretch() -> None:
     assert bool((error <= 1e-5 * (flux.abs() + softening)).all())
 
 
+def test_the_inverse_is_exact_to_float32_also_for_a_bright_star() -> None:
+    stretch = Stretch("flux", (0.01,), (0.07,), (-0.3,))
+    x = torch.linspace(-0.3, 0.75, 64)[:, None, None, None]  # up to sinh(15)
+    want = torch.sinh((x.double() + 0.3) / 0.07) * 0.01
+    assert torch.allclose(stretch.inverse(x).double(), want, rtol=1e-7, atol=1e-9)
+
+
 def test_the_stretch_is_the_formula() -> None:
     stretch = Stretch("flux", (2.0,), (3.0,), (0.5,))
     assert float(stretch.forward(torch.full((1, 1, 1, 1), 5.0))) == pytest.approx(torch.asinh(torch.tensor(2.5)).item() * 3 + 0.5)

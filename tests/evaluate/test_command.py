@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from galaxysd import files
 from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.schema import GZ2
 from galaxysd.data.shards import SetWriter
-from galaxysd.errors import BadInput, GalaxySDError
+from galaxysd.errors import BadInput, GalaxySDError, Unavailable
 from galaxysd.evaluate import command, morphology
 from galaxysd.evaluate.command import add_arguments, evaluate, run
 from galaxysd.evaluate.features import InMemory
@@ -162,6 +163,18 @@ def test_the_command_reads_sets_and_writes_a_report(
     assert found["verdict"][0].startswith("60 generated galaxies")
     with pytest.raises(GalaxySDError, match="not empty"):
         run(arguments(folders / "new", "--against", folders / "real", "--out", out))
+
+
+def test_a_full_disk_leaves_an_empty_folder(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, value: object) -> None:
+        raise Unavailable(f"{path}: the disk is full")
+
+    monkeypatch.setattr(command, "find_judge", lambda: (None, "no judge"))
+    monkeypatch.setattr(files, "commit_json", full)
+    args = arguments(folders / "new", "--against", folders / "real", "--out", tmp_path / "report", "--limit", "60")
+    with pytest.raises(Unavailable, match="the disk is full"):
+        run(args)
+    assert list((tmp_path / "report").iterdir()) == []
 
 
 def test_json_is_the_report(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import torch
 
 import galaxysd
 from galaxysd.cli import main
-from galaxysd.errors import GalaxySDError
+from galaxysd.errors import GalaxySDError, Unavailable
 from tests import tiny
 
 pytest.importorskip("onnxscript", reason="needs onnx, onnxscript and onnxruntime (galaxysd[export])")
@@ -55,6 +55,19 @@ def test_a_graph_that_does_not_agree_is_refused(run: Path, tmp_path: Path, monke
     with pytest.raises(GalaxySDError, match="does not agree with torch"):
         exporting.denoiser_graph(galaxysd.load(run, dtype="fp32"), tmp_path / "out")
     assert json.loads((tmp_path / "out/parity.json").read_text())["verdict"] == "failed"
+
+
+def test_a_full_disk_leaves_an_empty_folder_and_the_same_command_goes_on(run: Path, tmp_path: Path, monkeypatch):
+    from galaxysd.export import onnx as exporting
+
+    def full(path, value):
+        raise Unavailable(f"{path}: the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting.files, "commit_json", full)
+        assert main(["export", str(run), "--onnx", "--out", str(tmp_path / "out")]) == 4
+    assert list((tmp_path / "out").iterdir()) == []
+    assert main(["export", str(run), "--onnx", "--out", str(tmp_path / "out")]) == 0
 
 
 def test_tensorrt_is_not_there_yet(run: Path, tmp_path: Path, capsys):

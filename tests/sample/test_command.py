@@ -57,6 +57,11 @@ def test_png_and_fits_stand_beside_the_set(run: Path, tmp_path: Path, capsys):
     assert len(list((out / "png").glob("*.png"))) == len(list((out / "fits").glob("*.fits"))) == 3
     assert (out / "grid.png").stat().st_size > 100
     assert readers.open_set(out).read().cond_numeric[:, 1].tolist() == [16.5] * 3
+    (out / "grid.png").unlink()
+    next((out / "fits").glob("*.fits")).unlink()  # as a full disk leaves it: the same command goes on
+    assert main(["sample", str(run), "--n", "3", "--numbers", "magnitude=16.5", "--png", "--fits", "--out", str(out)]) == 0
+    assert len(list((out / "fits").glob("*.fits"))) == 3
+    assert (out / "grid.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -64,6 +69,13 @@ def test_png_and_fits_stand_beside_the_set(run: Path, tmp_path: Path, capsys):
     [
         (["--n", "0"], "--n 0: give at least 1"),
         (["--batch", "0"], "--batch 0"),
+        (["--votes", ""], "votes: empty"),
+        (["--ask", ""], "ask: empty"),
+        (["--votes", "barred"], "'barred' has no value"),
+        (["--guidance", "nan"], "guidance: nan"),
+        (["--workers", "0"], "--workers 0"),
+        (["--first", str(1 << 63)], "indices end at"),
+        (["--device", "cdua"], "device cdua: no such device; did you mean cuda"),
         (["--ask", "egde-on"], "did you mean edge-on"),
         (["--votes", "bar_yes=2"], "bar_yes: 2 is not a fraction"),
         (["--ask", "smooth", "--votes", "bar_yes=1"], "not allowed with"),

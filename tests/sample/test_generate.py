@@ -140,3 +140,39 @@ def test_unknown_sampler(generator):
 def test_a_column_that_could_mean_two_answers(generator):
     with pytest.raises(BadInput, match="neither an answer nor a number"):
         generator.sample({"round": [1.0]})
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "words"),
+    [
+        ({"bar_yes": [1.0, 2.0], "bar_no": [1.0]}, {}, "columns of 1 and of 2 rows"),
+        ({"bar_yes": [float("inf")]}, {}, "votes of bar are infinite in 1 rows"),
+        ("smooth", {"guidance": float("nan")}, "guidance: nan .* must be finite"),
+        ("smooth", {"guidance": 1e30}, r"draws pixels that are not finite with 3 steps of heun at guidance 1e\+30"),
+    ],
+)
+def test_nothing_is_drawn_that_is_no_image(generator, asked, changes, words: str):
+    with pytest.raises(GalaxySDError, match=words):
+        generator.sample(asked, **changes)
+
+
+@pytest.mark.parametrize(("device", "code"), [("cdua", 2), ("cuda:77", 4)])
+def test_a_device_that_is_not_there(generator, device: str, code: int):
+    with pytest.raises(GalaxySDError, match=f"device {device}: ") as caught:
+        galaxysd.load(generator.path, device=device)
+    assert caught.value.exit_code == code
+
+
+def test_neighbours_that_nobody_asked_for_do_not_leak_into_an_image(generator):
+    """A unit is padded to its full size and slot: galaxy 6 alone is computed as it is among others."""
+    rows = requested("smooth", 8, 40, generator.schema)[0]
+    whole = draw(generator, rows, torch.arange(8))
+    shapes = []
+    handle = generator.denoiser.register_forward_pre_hook(lambda module, inputs: shapes.append(inputs[0].shape[0]))
+    try:
+        alone = draw(generator, rows.rows(torch.tensor([6])), torch.tensor([6]))
+    finally:
+        handle.remove()
+    assert alone == {6: whole[6]}
+    unit = generator.config.sample.unit
+    assert set(shapes) <= {unit, 2 * unit}

@@ -86,6 +86,30 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     assert len(open_set(tmp_path / "a")) == 3000
 
 
+def test_a_ctrl_c_while_workers_start_is_one_request_and_one_line(tmp_path):
+    """The terminal signals the whole group, also workers that are still importing: only the parent may speak."""
+    root = Path(__file__).parents[2]
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "galaxysd", *BASIC, "--n", "30000", "--workers", "2", "--out", str(tmp_path / "a")],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    try:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        wait(lambda: len(children.read_text().split()) >= 2, 60)  # multiprocessing's own tracker, and a first worker
+        time.sleep(0.3)
+        os.killpg(parent.pid, signal.SIGINT)
+        _, said = parent.communicate(timeout=60)
+    finally:
+        if alive(parent.pid):
+            os.killpg(parent.pid, signal.SIGKILL)
+    assert parent.returncode == 75
+    assert [line.partition(":")[0] for line in said.split("\n") if line] == ["SIGINT", "simulate", "galaxysd"], said
+
+
 def alive(group: int) -> bool:
     """Whether a process of the group is left; a zombie that nobody has waited for counts as gone."""
     for entry in Path("/proc").iterdir():
@@ -111,6 +135,7 @@ def wait(condition, seconds: float) -> None:
     [
         (["--n", "0"], 2, "--n 0: a set needs at least 1 galaxy"),
         (["--n", "5", "--workers", "0"], 2, "--workers 0: give at least 1"),
+        (["--n", "5", "--first", str(1 << 63)], 2, "numbers end at 4611686018427387904"),
         (["--n", "5", "--first", "-1"], 2, "--first -1: galaxies are numbered from 0"),
         (["--n", "5", "--size", "3"], 2, "size: 3 pixels; stamps are 16 to 512"),
         (["--n", "5", "--preset", "tutoral"], 2, "did you mean tutorial?"),

@@ -100,8 +100,24 @@ def test_another_run_in_the_folder_is_refused_by_name(tmp_path: Path):
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("dear diary")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / ".tmp-mine").write_text("mine too")
     with pytest.raises(GalaxySDError, match=r"not empty \(mine.txt\) and not a run"):
         tiny.run(tmp_path, *STEPS)
+    assert (tmp_path / "sub" / ".tmp-mine").read_text() == "mine too"  # nothing is swept in a folder that is not ours
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "sub"]
+
+
+@pytest.mark.parametrize("content", ["[]", '{"run": 3}'])
+def test_a_damaged_run_description_is_named(tmp_path: Path, content: str):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(Mismatch, match=r"run\.json: does not say what run this is"):
+        tiny.run(tmp_path, *STEPS)
+
+
+def test_settings_that_the_grid_would_refuse_are_refused_at_once(tmp_path: Path):
+    with pytest.raises(GalaxySDError, match="sampler huen: no such sampler; did you mean heun"):
+        tiny.run(tmp_path / "run", *STEPS, "sample.sampler='huen'")
 
 
 def test_of_two_trainers_one_proceeds(tmp_path: Path):
@@ -134,3 +150,13 @@ def test_nothing_says_when_to_stop(tmp_path: Path):
 def test_only_two_checkpoints_remain(tmp_path: Path):
     tiny.run(tmp_path / "run", *STEPS)
     assert [folder.name for folder in checkpoint.committed(tmp_path / "run")] == ["step-00000012", "step-00000010"]
+
+
+def test_the_model_of_a_checkpoint_is_the_average_of_the_weights(tmp_path: Path):
+    tiny.run(tmp_path / "run", *STEPS)
+    found = checkpoint.newest(tmp_path / "run")
+    model, training = found.file("model").tensors, found.file("training").tensors
+    assert {f"weight.{name}" for name in model} <= training.keys()
+    assert not torch.equal(model["head.weight"], training["weight.head.weight"])
+    apart = (model["head.weight"] - training["weight.head.weight"]).norm()
+    assert 0 < apart < training["weight.head.weight"].norm()  # behind the weights, on their way from zero
