@@ -6,6 +6,7 @@ bundled or published model is one `.safetensors` file of the same kind as `model
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import secrets
@@ -43,8 +44,18 @@ class Checkpoint:
 def packed(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
     """The bytes of a safetensors file: plain contiguous tensors, `about` as JSON in the header."""
     plain = {name: tensor.detach().to("cpu", copy=False).contiguous() for name, tensor in tensors.items()}
-    text = json.dumps({"format": FORMAT, **about}, sort_keys=True, allow_nan=False)
+    text = json.dumps({"format": FORMAT, **about, "tensors_sha256": content_digest(plain)}, sort_keys=True, allow_nan=False)
     return safetensors.torch.save(plain, metadata={"galaxysd": text})
+
+
+def content_digest(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of names, dtypes, shapes and bytes: a model that travels without its record still knows what it was."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def check_header(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -113,6 +124,9 @@ def read(path: Path, expected: files.Digest | None = None) -> Checkpoint:
         tensors = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:  # its own reader is stricter than ours, for example about a name given twice
         raise BadInput(f"{path}: not readable as safetensors ({error}); not a checkpoint, or damaged") from error
+    if about.get("tensors_sha256") != (own := content_digest(tensors)):
+        told = str(about.get("tensors_sha256"))[:12]
+        raise BadInput(f"{path}: its tensors have SHA-256 {own[:12]}..., its header says {told}...; the file is damaged")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BadInput(f"{path}: tensor {name} holds values that are not finite; the model is not usable")

@@ -179,7 +179,8 @@ class Demo:
         found = {}
         for name, generated, train in (("classes", self.classes, None), ("like", self.like, self.source)):
             evaluation = evaluate(generated, self.held_out, train, judge, why_no_judge=why, names=(name, "held-out", "training"))
-            report.write(files.new_folder(self.out / f"report-{name}"), evaluation)
+            with files.filled(self.out / f"report-{name}") as folder:
+                report.write(folder, evaluation)
             found[name] = evaluation.findings
         self.facts["evaluation"] = found
         self.judge = judge

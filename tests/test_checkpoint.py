@@ -106,7 +106,7 @@ def test_values_that_are_not_finite(model: Path, tmp_path: Path):
         (lambda a: a["config"]["model"].update(colour=1), "model.colour: no such setting"),
         (lambda a: a["config"].update(schema_version=7), "schema_version: 7, this galaxysd reads 1"),
         (lambda a: a["config"]["condition"].update(schema="gz9"), "gz9: no such label schema"),
-        (lambda a: a.update(kind="classifier"), "holds a classifier, a denoiser is needed"),
+        (lambda a: a.update(kind="classifier"), "holds a classifier, a denoiser is needed here"),
         (lambda a: a.pop("config"), "config in its description is a NoneType, a table expected"),
         (lambda a: a.update(frame=[1]), "frame in its description is a list"),
         (lambda a: a["config"]["model"].update(blocks=10**9), r"model\.safetensors: model\.blocks: 1000000000; must be at most 64"),
@@ -249,3 +249,15 @@ def test_the_previous_one_stays_until_the_new_one_is_verified(run: Path, tmp_pat
         checkpoint.save(tmp_path / "run", 6, b"model", b"training", {"seconds": 0.0}, keep=1)
     assert set(before) <= set(checkpoint.committed(tmp_path / "run"))
     assert checkpoint.newest(tmp_path / "run").record["step"] == 4
+
+
+def test_a_flipped_bit_where_no_record_is(model: Path, tmp_path: Path):
+    """A published file travels alone: its header knows the digest of its tensors."""
+    content = bytearray(model.read_bytes())
+    content[-3] ^= 1  # one of the last bits of a weight: still finite, still the right shape
+    path = tmp_path / "published.safetensors"
+    path.write_bytes(model.read_bytes())
+    assert checkpoint.read(path).tensors
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="its tensors have SHA-256 .*, its header says"):
+        checkpoint.read(path)

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from galaxysd import checkpoint
-from galaxysd.config import ModelConfig, from_json
+from galaxysd.config import ModelConfig
 from galaxysd.data.galaxies import Frame, Galaxies
-from galaxysd.data.schema import Schema, schema
-from galaxysd.data.transforms import Stretch
+from galaxysd.data.schema import Schema
 from galaxysd.errors import BadInput
+from galaxysd.model.described import described
 from galaxysd.model.layers import Conv, Linear, NormSiLU
 
 JUDGE = "first-judge"
@@ -88,18 +88,13 @@ class Judge:
     """A trained classifier that looks at galaxies of any size its own divides."""
 
     def __init__(self, source: checkpoint.Checkpoint) -> None:
-        about = source.about
-        if about["kind"] != "classifier":
-            raise BadInput(f"{source.path}: holds a {about['kind']}, a classifier is needed to judge galaxies")
-        config = from_json(about["config"])
-        self.path, self.digest, self.config = source.path, source.digest, config
-        self.labels = schema(config.condition.schema)
-        self.stretch = Stretch.from_json(about["stretch"])
-        self.frame = Frame.from_json(about["frame"])
+        found = described(source, "classifier")
+        self.path, self.digest, self.config = source.path, source.digest, found.config
+        self.labels, self.stretch, self.frame = found.labels, found.stretch, found.frame
         with torch.device("meta"):
-            net = Classifier(config.model, self.labels)
+            net = Classifier(self.config.model, self.labels)
         checkpoint.check_shapes(net, source.path)
-        self.net = Classifier(config.model, self.labels)
+        self.net = Classifier(self.config.model, self.labels)
         checkpoint.fill(self.net, source.tensors, source.path)
         self.net.eval().requires_grad_(False)
 

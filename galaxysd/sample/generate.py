@@ -19,16 +19,15 @@ import torch
 from torch import Tensor
 
 from galaxysd import checkpoint, seeds
-from galaxysd.config import SampleConfig, from_json
+from galaxysd.config import SampleConfig
 from galaxysd.data import conditions
 from galaxysd.data.conditions import Conditions
-from galaxysd.data.galaxies import NUMERIC, Frame, Galaxies
-from galaxysd.data.schema import schema
-from galaxysd.data.transforms import Stretch
+from galaxysd.data.galaxies import NUMERIC, Galaxies
 from galaxysd.diffusion.denoiser import Denoiser, frozen, resolve_device, resolve_dtype, resolve_layout
 from galaxysd.diffusion.guidance import guided
 from galaxysd.diffusion.samplers import SAMPLERS, levels
 from galaxysd.errors import BadInput, GalaxySDError, nearest
+from galaxysd.model.described import described
 from galaxysd.model.unet import UNet
 from galaxysd.sample.batch import GalaxyBatch
 from galaxysd.sample.requests import requested
@@ -61,26 +60,9 @@ class Generator:
     """A model to draw galaxies from. Make one with `galaxysd.load(MODEL)`."""
 
     def __init__(self, source: checkpoint.Checkpoint, dtype: str = "auto", device: str | torch.device = "cpu") -> None:
-        about = source.about
-        if about["kind"] != "denoiser":
-            raise BadInput(f"{source.path}: holds a {about['kind']}, a denoiser is needed to draw galaxies")
-        self.path, self.digest = source.path, source.digest
-        try:
-            self.config = from_json(about["config"])
-            self.schema = schema(self.config.condition.schema)
-            self.frame = Frame.from_json(about["frame"])
-            self.stretch = Stretch.from_json(about["stretch"])
-        except GalaxySDError as error:
-            raise BadInput(f"{source.path}: {error}") from error
-        self.trained_on = about["trained_on"]
-        wanted, frame = self.config.model, self.frame
-        if (frame.size, len(frame.bands)) != (wanted.image_size, wanted.image_channels) or len(self.stretch.gain) != len(frame.bands):
-            raise BadInput(
-                f"{source.path}: its config is of {wanted.image_channels} x {wanted.image_size} pixels, its frame of {len(frame.bands)} x "
-                f"{frame.size} and its stretch of {len(self.stretch.gain)} bands; the header is damaged"
-            )
-        if self.stretch.kind != frame.kind:
-            raise BadInput(f"{source.path}: its frame holds {frame.kind} and its stretch is for {self.stretch.kind}; the header is damaged")
+        found = described(source, "denoiser")
+        self.path, self.digest, self.trained_on = source.path, source.digest, source.about["trained_on"]
+        self.config, self.schema, self.frame, self.stretch = found.config, found.labels, found.frame, found.stretch
         self.device = resolve_device(device)
         with torch.device("meta"):
             net = UNet(self.config.model, conditions.width(self.schema))

@@ -6,11 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
-
 from galaxysd import checkpoint, files
 from galaxysd import config as configs
 from galaxysd.classify import rates
+from galaxysd.diffusion.denoiser import resolve_device
 from galaxysd.errors import GalaxySDError
 from galaxysd.model.classifier import load_judge
 from galaxysd.runlog import StopSignals
@@ -36,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     if args.ship is not None and args.ship.exists():
         raise GalaxySDError(f"--ship {args.ship}: already there, and nothing is overwritten; give another name")
     source, out = open_source(args, config), require_out(args)
-    task = ClassifyTask(config, source.frame, fit_stretch(source, config), torch.device(args.device))
+    task = ClassifyTask(config, source.frame, fit_stretch(source, config), resolve_device(args.device))
     with StopSignals() as stop:
         result = train(task, source, out, stop)
     model = result.checkpoint

@@ -186,6 +186,7 @@ class _Run:
         checkpoint.agree(self.net, averaged, found.folder)
         self.optimiser.restore(averaged, state)
         self.step, self.seconds = int(found.record["step"]), float(found.record["seconds"])
+        log.truncate(self.step)
         log.write(resumed=self.step, refused=list(found.refused))
 
     def save(self) -> Path:

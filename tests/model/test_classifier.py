@@ -124,7 +124,7 @@ def test_what_it_cannot_judge_is_said(judge, other: Frame, words: str):
 
 def test_a_generator_is_no_judge(tmp_path):
     run = tiny.run(tmp_path / "run", "train.steps=1").run
-    with pytest.raises(BadInput, match="holds a denoiser, a classifier is needed to judge galaxies"):
+    with pytest.raises(BadInput, match="holds a denoiser, a classifier is needed here"):
         load_judge(run)
 
 

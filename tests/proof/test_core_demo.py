@@ -43,9 +43,10 @@ def test_requested_classes(demo: dict, report):
 def test_flux_coverage_and_copies_stand_beside_their_floors(demo: dict, report):
     like = demo["evaluation"]["like"]
     for row in like["flux_ratio"]["bins"]:
+        low, high = row["magnitude"]
         for band, each in row.get("bands", {}).items():
-            floor = "{:.2f} to {:.2f}".format(*each["floor_range"])
-            report(f"median flux ratio, {band}, magnitude {row['magnitude']}; held-out halves {floor}", each["ratio"], n=each["rows"])
+            floor = "held-out halves {:.2f} to {:.2f}".format(*each["floor_range"])
+            report(f"median flux ratio, {band}, magnitude {low:.1f} to {high:.1f}; {floor}", each["ratio"], n=row["generated"])
     for name, space in like["spaces"].items():
         cover = space["coverage"]
         report(f"coverage in {name}; held-out halves {cover['floor']:.2f}", cover["value"], n=cover["rows"])
