@@ -259,5 +259,5 @@ def test_a_flipped_bit_where_no_record_is(model: Path, tmp_path: Path):
     path.write_bytes(model.read_bytes())
     assert checkpoint.read(path).tensors
     path.write_bytes(content)
-    with pytest.raises(BadInput, match="its tensors have SHA-256 .*, its header says"):
+    with pytest.raises(BadInput, match=r"its tensors have SHA-256 .*, its header says"):
         checkpoint.read(path)

@@ -67,6 +67,21 @@ def test_votes_of_a_tree(tier, report):
     assert lost == 0
 
 
+def test_total_sersic_flux(report):
+    """A galaxy of magnitude 15 on a stamp, against its closed form within the stamp."""
+    from galaxysd.simulate import render
+    from tests.simulate.test_render import enclosed, spheroid
+
+    errors = []
+    for index in (1.0, 2.0, 3.0, 4.0):
+        for ratio in (0.4, 0.8):
+            galaxy = spheroid(index, ratio)
+            flux = render.clean(galaxy, 128, 0.8, 0)[0].double().sum((1, 2))
+            errors.append(float((flux / (1000.0 * enclosed(galaxy, 51.2)) - 1).abs().max()))
+    report("total Sersic flux, largest relative error, n 1 to 4", max(errors), n=len(errors))
+    assert max(errors) < 0.01
+
+
 @pytest.mark.parametrize("what", ["train step", "sampled unit"])
 def test_within_15_percent_of_plain_modules(what, tier, report):
     """One thread, interleaved in one run."""
