@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import platform
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -95,14 +96,27 @@ class Generator:
     def draw(
         self, asked: Conditions, index: Tensor, seed: int, settings: Settings, batch: int = 64, workers: int | None = None
     ) -> Iterator[Galaxies]:
-        """Draws galaxies `index` [B] under the rows of `asked`, about `batch` at a time; `workers` threads draw units side by side."""
+        """Draws galaxies `index` [B] under the rows of `asked`, about `batch` at a time; `workers` threads draw units side by side.
+
+        Galaxies come unit by unit: in the order asked for where `index` rises.
+        """
+        for rows, images in self._drawn(asked, index, seed, settings, batch, workers):
+            yield self._galaxies(images, asked.rows(rows), index[rows], seed)
+
+    def _drawn(
+        self, asked: Conditions, index: Tensor, seed: int, settings: Settings, batch: int, workers: int | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Which rows of `asked` were drawn, and their images."""
         if not len(index):
             raise GalaxySDError("n: 0 galaxies asked for; give at least 1")
         size = self.config.sample.unit
         features = conditions.encode(asked, self.schema)
-        units: dict[int, list[int]] = {}
+        # A unit has one slot for an index: one that is asked for again, say under another condition, travels in another pass.
+        units: dict[tuple[int, int], list[int]] = {}
+        passes: Counter[int] = Counter()
         for row, i in enumerate(index.tolist()):
-            units.setdefault(i // size, []).append(row)
+            units.setdefault((i // size, passes[i]), []).append(row)
+            passes[i] += 1
         numbers = list(units)
         at_once = max(1, batch // size)
         threads = torch.get_num_threads()
@@ -111,9 +125,9 @@ class Generator:
             with ThreadPoolExecutor(workers or (threads if self.device.type == "cpu" else 1)) as pool:
                 for first in range(0, len(numbers), at_once):
                     group = numbers[first : first + at_once]
-                    drawn = list(pool.map(lambda u: self._unit(u, units[u], index, features, seed, settings), group))
+                    drawn = list(pool.map(lambda u: self._unit(u[0], units[u], index, features, seed, settings), group))
                     rows = torch.tensor([row for unit in group for row in units[unit]])
-                    yield self._galaxies(torch.cat(drawn), asked.rows(rows), index[rows], seed)
+                    yield rows, torch.cat(drawn)
         finally:
             torch.set_num_threads(threads)
 
@@ -168,8 +182,11 @@ class Generator:
         if index is None:
             index = torch.arange(len(wanted.counts))
         settings = Settings.of(self.config.sample, **changes)
-        parts = list(self.draw(wanted, index, seed, settings))
-        return GalaxyBatch(Galaxies.joined(parts), self.frame, self.provenance(settings, seed))
+        if len(index) != len(wanted):
+            raise GalaxySDError(f"index: {len(index)} galaxies, {len(wanted)} are asked for; give one index each")
+        rows, images = (torch.cat(parts) for parts in zip(*self._drawn(wanted, index, seed, settings, 64, None), strict=True))
+        galaxies = self._galaxies(images[rows.argsort()], wanted, index, seed)
+        return GalaxyBatch(galaxies, self.frame, self.provenance(settings, seed))
 
 
 def load(model: str | Path, *, dtype: str = "auto", device: str | torch.device = "auto") -> Generator:

@@ -167,8 +167,8 @@ class _Run:
                 files.commit(self.out / "trained_on.ids", lambda file: file.write(text.encode()))
             files.commit_json(path, {"run": mine, "versions": versions, "machine": platform.processor() or platform.machine()})
             return
-        there = files.read_json(path)
-        theirs = there.get("run") if isinstance(there, dict) else None
+        record = files.read_json(path)
+        theirs = record.get("run") if isinstance(record, dict) else None
         if not isinstance(theirs, dict):
             raise Mismatch(f"{path}: does not say what run this is; the file is damaged, use another --out")
         if not self.config.threads and isinstance(theirs.get("threads"), int):

@@ -44,6 +44,21 @@ def test_same_bytes_for_any_batch_workers_and_company(generator, dtype: str):
     assert draw(model, rows.rows(some), some) == {int(i): whole[int(i)] for i in some}
 
 
+def test_one_index_under_several_conditions_and_any_order(generator):
+    """A sweep: the same noise under other votes. Each row is what it would be alone, in the order asked for."""
+    index = torch.tensor([9, 3, 9, 3, 0])
+    names = ("smooth", "smooth", "edge-on", "barred", "edge-on")
+    rows = [requested(name, 1, 40, generator.schema)[0] for name in names]
+    asked = type(rows[0])(torch.cat([row.counts for row in rows]), torch.cat([row.numeric for row in rows]))
+    together = generator.sample(asked, seed=3, index=index)
+    assert together.galaxies.index.tolist() == index.tolist()
+    for place, row in enumerate(rows):
+        alone = generator.sample(row, seed=3, index=index[place : place + 1])
+        assert together.flux[place].tobytes() == alone.flux[0].tobytes()
+    with pytest.raises(GalaxySDError, match="index: 2 galaxies, 5 are asked for"):
+        generator.sample(asked, seed=3, index=index[:2])
+
+
 def test_seed_condition_and_settings_each_change_the_image(generator):
     rows = requested("smooth", 2, 40, generator.schema)[0]
     base = draw(generator, rows, torch.arange(2))
