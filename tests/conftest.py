@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 import tomllib
@@ -21,6 +22,10 @@ TIERS = tomllib.loads((HERE / "tiers.toml").read_text())
 SECONDS = {"test": 120, "proof": 720, "long": 0}
 
 torch.set_num_threads(1)
+
+# Without a GPU the launchers registered for one run in Triton's interpreter, which has to be said before kernels are defined.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 try:
     import hypothesis
