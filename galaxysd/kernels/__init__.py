@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from galaxysd.kernels.attend import attention
-from galaxysd.kernels.norm import group_norm_silu
+from galaxysd.kernels.norm import group_norm_silu, group_norm_silu_carry
 from galaxysd.kernels.plain import lowered
 
-__all__ = ["attention", "group_norm_silu", "lowered"]
+__all__ = ["attention", "group_norm_silu", "group_norm_silu_carry", "lowered"]

@@ -148,3 +148,8 @@ def launch(kernel: Any, programs: int, row: Row, *args: Any, **constants: Any) -
 def accumulator(dtype: torch.dtype) -> Any:
     """The type of sums and statistics: float32, or float64 where a derivative is checked."""
     return tl.float64 if dtype is torch.float64 else tl.float32
+
+
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The same as torch says it."""
+    return torch.promote_types(dtype, torch.float32)
