@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from galaxysd.model.layers import Attention, NormSiLU
+from galaxysd.model.layers import Attention, NormSiLU, Pending
 
 
 class PlainNormSiLU(nn.Module):
@@ -27,6 +27,10 @@ class PlainNormSiLU(nn.Module):
             y = torch.addcmul(shift[:, :, None, None], y, 1 + scale[:, :, None, None])
         return self.activation(y)
 
+    def carry(self, h: Pending, other: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        x = h.whole() if other is None else torch.cat((h.whole(), other), 1)
+        return self(x), (x,)
+
 
 class PlainAttention(nn.Module):
     """The same projections around torch's own scaled_dot_product_attention."""
@@ -35,12 +39,13 @@ class PlainAttention(nn.Module):
         super().__init__()
         self.heads, self.norm, self.qkv, self.out = ours.heads, PlainNormSiLU(ours.norm), ours.qkv, ours.out
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, h: Pending) -> Pending:
+        x = h.whole()
         batch, channels, height, width = x.shape
         packed = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
         q, k, v = packed.transpose(-1, -2).unbind(1)
         y = F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(q.shape[-1]))
-        return x + self.out(y.transpose(-1, -2).reshape(x.shape))
+        return Pending(x, self.out(y.transpose(-1, -2).reshape(x.shape)))
 
 
 def plain(net: nn.Module) -> nn.Module:

@@ -135,8 +135,10 @@ def _(  # type: ignore[no-untyped-def]
     return torch.empty_like(x), dother, torch.empty_like(weight), torch.empty_like(bias), dscale, dshift
 
 
-def _gradients(ctx: Any, dy: Tensor, x_addend: Tensor | None, other_addend: Tensor | None) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, dy: Tensor | None, x_addend: Tensor | None, other_addend: Tensor | None) -> tuple[Tensor | None, ...]:
     """The gradients of (x, residual, other, weight, bias, scale, shift) from what forward saved."""
+    if dy is None:  # only what was carried was used
+        return x_addend, x_addend if ctx.summed else None, other_addend, None, None, None, None
     x, other, weight, bias, scale, shift, key, mean, rstd = ctx.saved_tensors
     dx, dother, dweight, dbias, dscale, dshift = _backward(
         dy, x, other, weight, bias, scale, shift, key, mean, rstd, x_addend, other_addend, ctx.groups, ctx.resample, ctx.dropout
@@ -173,7 +175,7 @@ class _Carry(torch.autograd.Function):
         return output[0], x.view_as(x) if residual is None else output[1], None if other is None else other.view_as(other)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, dx: Tensor | None, dother: Tensor | None = None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor | None, dx: Tensor | None, dother: Tensor | None = None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         return *_gradients(ctx, dy, dx, dother), *[None] * 5
 
 

@@ -57,7 +57,10 @@ def aten_forward(
     a, b = _affine(h, weight, bias, scale, shift)
     if h.is_contiguous():
         rows = batch * channels
-        y, mean, rstd = torch.native_group_norm(h, a.reshape(rows), b.reshape(rows), 1, rows, height * width, batch * groups, eps)
+        side_by_side = h.view(1, rows, height, width)
+        y, mean, rstd = torch.native_group_norm(
+            side_by_side, a.reshape(rows), b.reshape(rows), 1, rows, height * width, batch * groups, eps
+        )
         y = y.view_as(h)
     else:
         y, mean, rstd = torch.native_group_norm(h, None, None, batch, channels, height * width, groups, eps)
@@ -107,8 +110,9 @@ def aten_backward(
     if h.is_contiguous():
         rows = batch * channels
         dh, da, db = torch.ops.aten.native_group_norm_backward(
-            dn.contiguous(), h, mean.reshape(1, -1), rstd.reshape(1, -1), a.reshape(rows), 1, rows, height * width, batch * groups, every
-        )
+            dn.contiguous().view(1, rows, height, width), h.view(1, rows, height, width), mean.reshape(1, -1), rstd.reshape(1, -1),
+            a.reshape(rows), 1, rows, height * width, batch * groups, every,
+        )  # fmt: skip
         dh, da, db = dh.view_as(h), da.view(batch, channels).to(weight.dtype), db.view(batch, channels).to(weight.dtype)
     else:
         hat = (h.to(weight.dtype) - spread_mean[:, :, None, None]) * spread_rstd[:, :, None, None]

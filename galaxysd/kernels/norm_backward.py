@@ -85,6 +85,25 @@ def store_sums(sums_ptr, dscale_ptr, dshift_ptr, weight_ptr, bias_ptr, s1, s2, n
 
 
 @triton.jit
+def recomputed(
+    dy_ptr, x_ptr, other_ptr, weight_ptr, bias_ptr, scale_ptr, shift_ptr, key_ptr, mean_ptr, rstd_ptr, n, row, channel, held, inside,
+    hw, side, c1, c2, groups, modulation, drop, keep_gain,
+    TWO: tl.constexpr, ADAPTIVE: tl.constexpr, MODE: tl.constexpr, DROPOUT: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """xhat and g of a tile, and its channels' multiplier a."""
+    c = c1 + c2
+    a, d = affine(weight_ptr, bias_ptr, scale_ptr, shift_ptr, n, channel, held, modulation, ADAPTIVE, ACC)
+    mean = tl.load(mean_ptr + n * groups + channel // WIDTH, mask=held, other=0.0).to(ACC)
+    rstd = tl.load(rstd_ptr + n * groups + channel // WIDTH, mask=held, other=0.0).to(ACC)
+    h = load_sources(x_ptr, other_ptr, n, row, channel, inside, hw, c1, c2, TWO).to(ACC)
+    xhat = tl.where(inside, (h - mean[None, :]) * rstd[None, :], 0.0)
+    g = load_gradient(dy_ptr, n, row, channel, inside, hw, side, c, MODE, ACC)
+    if DROPOUT:
+        g = tl.where(keep_tile(key_ptr, (n * hw + row)[:, None] * c + channel[None, :], drop), g * keep_gain, 0.0)
+    return xhat, silu_gradient(g, xhat * a[None, :] + d[None, :]), a
+
+
+@triton.jit
 def _one_pass(
     dy_ptr, x_ptr, other_ptr, weight_ptr, bias_ptr, scale_ptr, shift_ptr, key_ptr, mean_ptr, rstd_ptr, xadd_ptr, oadd_ptr,
     dx_ptr, dother_ptr, sums_ptr, dscale_ptr, dshift_ptr,
@@ -119,6 +138,45 @@ def _one_pass(
 
 
 @triton.jit
+def _reload(
+    dy_ptr, x_ptr, other_ptr, weight_ptr, bias_ptr, scale_ptr, shift_ptr, key_ptr, mean_ptr, rstd_ptr, xadd_ptr, oadd_ptr,
+    dx_ptr, dother_ptr, sums_ptr, dscale_ptr, dshift_ptr,
+    hw, side, c1, c2, groups, modulation, drop, keep_gain,
+    TWO: tl.constexpr, XADD: tl.constexpr, OADD: tl.constexpr, ADAPTIVE: tl.constexpr, MODE: tl.constexpr, DROPOUT: tl.constexpr,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, ACC: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The one-pass backward of a slab that registers do not hold: reads it twice, ROWS at a time, the second time out of cache."""
+    blocks = tl.cdiv(groups, CHANNELS // PADDED)
+    n, block = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks
+    channel, held = lanes(block, groups, WIDTH, PADDED, CHANNELS)
+    s1, s2 = tl.zeros([CHANNELS], ACC), tl.zeros([CHANNELS], ACC)
+    for start in range(0, hw, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = (row < hw)[:, None] & held[None, :]
+        xhat, g, _ = recomputed(
+            dy_ptr, x_ptr, other_ptr, weight_ptr, bias_ptr, scale_ptr, shift_ptr, key_ptr, mean_ptr, rstd_ptr, n, row, channel, held,
+            inside, hw, side, c1, c2, groups, modulation, drop, keep_gain, TWO, ADAPTIVE, MODE, DROPOUT, WIDTH, ACC,
+        )  # fmt: skip
+        s1 += tl.sum(g, 0)
+        s2 += tl.sum(g * xhat, 0)
+    store_sums(sums_ptr, dscale_ptr, dshift_ptr, weight_ptr, bias_ptr, s1, s2, n, channel, held, c1 + c2, ADAPTIVE)
+    a, _ = affine(weight_ptr, bias_ptr, scale_ptr, shift_ptr, n, channel, held, modulation, ADAPTIVE, ACC)
+    rstd = tl.load(rstd_ptr + n * groups + channel // WIDTH, mask=held, other=0.0).to(ACC)
+    count = (hw * WIDTH).to(ACC)
+    m1 = by_channel(by_group(a * s1, PADDED, CHANNELS) / count, PADDED, CHANNELS)
+    m2 = by_channel(by_group(a * s2, PADDED, CHANNELS) / count, PADDED, CHANNELS)
+    for start in range(0, hw, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = (row < hw)[:, None] & held[None, :]
+        xhat, g, _ = recomputed(
+            dy_ptr, x_ptr, other_ptr, weight_ptr, bias_ptr, scale_ptr, shift_ptr, key_ptr, mean_ptr, rstd_ptr, n, row, channel, held,
+            inside, hw, side, c1, c2, groups, modulation, drop, keep_gain, TWO, ADAPTIVE, MODE, DROPOUT, WIDTH, ACC,
+        )  # fmt: skip
+        dx = rstd[None, :] * (a[None, :] * g - m1[None, :] - xhat * m2[None, :])
+        store_sources(dx_ptr, dother_ptr, xadd_ptr, oadd_ptr, dx, n, row, channel, inside, hw, c1, c2, TWO, XADD, OADD, ACC)
+
+
+@triton.jit
 def _partials(
     dy_ptr, x_ptr, other_ptr, weight_ptr, bias_ptr, scale_ptr, shift_ptr, key_ptr, mean_ptr, rstd_ptr, partial_ptr,
     first, hw, side, c1, c2, groups, modulation, chunks, drop, keep_gain,
@@ -142,25 +200,6 @@ def _partials(
     at = partial_ptr + (local * chunks + chunk) * 2 * c + channel
     tl.store(at, tl.sum(g, 0), mask=held)
     tl.store(at + c, tl.sum(g * xhat, 0), mask=held)
-
-
-@triton.jit
-def recomputed(
-    dy_ptr, x_ptr, other_ptr, weight_ptr, bias_ptr, scale_ptr, shift_ptr, key_ptr, mean_ptr, rstd_ptr, n, row, channel, held, inside,
-    hw, side, c1, c2, groups, modulation, drop, keep_gain,
-    TWO: tl.constexpr, ADAPTIVE: tl.constexpr, MODE: tl.constexpr, DROPOUT: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """xhat and g of a tile, and its channels' multiplier a."""
-    c = c1 + c2
-    a, d = affine(weight_ptr, bias_ptr, scale_ptr, shift_ptr, n, channel, held, modulation, ADAPTIVE, ACC)
-    mean = tl.load(mean_ptr + n * groups + channel // WIDTH, mask=held, other=0.0).to(ACC)
-    rstd = tl.load(rstd_ptr + n * groups + channel // WIDTH, mask=held, other=0.0).to(ACC)
-    h = load_sources(x_ptr, other_ptr, n, row, channel, inside, hw, c1, c2, TWO).to(ACC)
-    xhat = tl.where(inside, (h - mean[None, :]) * rstd[None, :], 0.0)
-    g = load_gradient(dy_ptr, n, row, channel, inside, hw, side, c, MODE, ACC)
-    if DROPOUT:
-        g = tl.where(keep_tile(key_ptr, (n * hw + row)[:, None] * c + channel[None, :], drop), g * keep_gain, 0.0)
-    return xhat, silu_gradient(g, xhat * a[None, :] + d[None, :]), a
 
 
 @triton.jit
@@ -279,8 +318,9 @@ def launch_backward(
     slab = size.slab("norm_backward", x)
     if slab is not None:
         programs = size.batch * -(-groups // (slab.blocks["CHANNELS"] // size.padded))
+        kernel = wrap_triton(_one_pass) if size.hw <= slab.blocks["ROWS"] else wrap_triton(_reload)
         launch(
-            wrap_triton(_one_pass), programs, slab, *inputs, *addends, dx, dother, sums, dscale, dshift,
+            kernel, programs, slab, *inputs, *addends, dx, dother, sums, dscale, dshift,
             size.hw, size.side, size.c1, size.c2, groups, stride, *drop, **flags, **added, PADDED=size.padded, ACC=sums_type,
         )  # fmt: skip
     else:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from galaxysd.kernels import attention, group_norm_silu
+from galaxysd.kernels import attention, group_norm_silu, group_norm_silu_carry
+
+
+class Pending(NamedTuple):
+    """A map as two that nobody has added yet: the norm that reads it next adds them on its way."""
+
+    x: Tensor
+    residual: Tensor | None = None
+
+    def whole(self) -> Tensor:
+        """The sum, for a reader that is no norm."""
+        return self.x if self.residual is None else self.x + self.residual
 
 
 class Conv(nn.Conv2d):
@@ -22,6 +35,22 @@ class Conv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), self.stride, self.padding)
+
+
+class Skip(Conv):
+    """The 1x1 convolution of a skip branch, of one map or of two side by side that are never concatenated."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        if other is None:
+            return super().forward(x)
+        batch, channels, height, width = x.shape
+        first, second = self.weight.to(x.dtype).flatten(1).split([channels, other.shape[1]], 1)
+        left, right = (t.permute(0, 2, 3, 1).flatten(0, 2) for t in (x, other))  # [B H W, C]
+        out = F.linear(left, first, self.bias.to(x.dtype)).addmm_(right, second.t())
+        return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
 class Linear(nn.Linear):
@@ -49,9 +78,13 @@ class NormSiLU(nn.Module):
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         return group_norm_silu(x, self.weight, self.bias, self.groups, scale, shift)
 
+    def carry(self, h: Pending, other: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The same of a pending sum, beside `other` if given; and the maps a skip branch should read."""
+        return group_norm_silu_carry(h.x, self.weight, self.bias, self.groups, residual=h.residual, other=other)
+
 
 class Attention(nn.Module):
-    """Self-attention over a map, added to it; starts as nothing."""
+    """Self-attention over a map, to be added to it; starts as nothing."""
 
     def __init__(self, channels: int, head_width: int, group_width: int) -> None:
         super().__init__()
@@ -60,8 +93,12 @@ class Attention(nn.Module):
         self.qkv = Conv(channels, 3 * channels, 1)
         self.out = Conv(channels, channels, 1, zero=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.out(attention(self.qkv(self.norm(x)), self.heads))
+    def forward(self, h: Pending) -> Pending:
+        y, (whole,) = self.norm.carry(h)
+        return Pending(whole, self.out(self.attend(self.qkv(y))))
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        return attention(qkv, self.heads)
 
 
 def laid_out(net: nn.Module, layout: torch.memory_format) -> nn.Module:

@@ -6,14 +6,13 @@ a network. All blocks' scales and shifts come from one matrix product of the emb
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from galaxysd.config import ModelConfig
 from galaxysd.model.blocks import ResBlock
 from galaxysd.model.embeddings import Embedding
-from galaxysd.model.layers import Conv, Linear, NormSiLU
+from galaxysd.model.layers import Conv, Linear, NormSiLU, Pending
 
 CHANNEL_MULTIPLE = 8  # image channels are padded to this for the stem and the head: tensor cores want it
 
@@ -62,23 +61,27 @@ class UNet(nn.Module):
         modulation = self.modulation(self.embedding(noise, features, x.dtype))
         parts = iter(modulation.split([2 * each.outputs for each in self.blocks_in_order], 1))
 
-        h = F.pixel_unshuffle(x, self.config.unshuffle)
-        h = self.stem(F.pad(h, (0, 0, 0, 0, 0, self.padding)))
-        skips: list[Tensor] = []
+        x = F.pixel_unshuffle(x, self.config.unshuffle)
+        h = Pending(self.stem(F.pad(x, (0, 0, 0, 0, 0, self.padding))))
+        skips: list[Tensor] = []  # the output of every block on the way down, as the next reader adds it up
         for level, blocks in enumerate(self.down):
-            for each in _blocks(blocks):
-                h = each(h, next(parts))
-                skips.append(h)
+            for number, each in enumerate(_blocks(blocks)):
+                h, entered = each(h, next(parts))
+                if number:
+                    skips.append(entered)
             if level < len(self.shrink):
-                h = self.shrink[level](h)
-        h = self.middle(h, next(parts))
+                skips.append(h.whole())
+                h = Pending(self.shrink[level](skips[-1]))
+        h, entered = self.middle(h, next(parts))
+        skips.append(entered)
         for level, blocks in enumerate(self.up):
             for each in _blocks(blocks):
-                h = each(torch.cat((h, skips.pop()), 1), next(parts))
+                h, _ = each(h, next(parts), skips.pop())
             if level < len(self.grow):
-                h = self.grow[level](F.interpolate(h, scale_factor=2.0, mode="nearest"))
-        h = self.head(self.norm(h))
-        return F.pixel_shuffle(h[:, : h.shape[1] - self.padding], self.config.unshuffle)
+                h = Pending(self.grow[level](F.interpolate(h.whole(), scale_factor=2.0, mode="nearest")))
+        y, _ = self.norm.carry(h)
+        y = self.head(y)
+        return F.pixel_shuffle(y[:, : y.shape[1] - self.padding], self.config.unshuffle)
 
 
 def _blocks(level: nn.Module) -> list[ResBlock]:

@@ -51,7 +51,8 @@ def test_values_and_gradients(shape, dtype, tolerance, adaptive, layout):
 def test_op_contract(adaptive, layout):
     tensors, groups = inputs((2, 16, 4, 3, 2), torch.float32, adaptive, layout)
     tensors = [t if t is None else t.requires_grad_() for t in tensors]
-    torch.library.opcheck(norm._forward, (*tensors, groups, 1e-5))
+    x, weight, bias, scale, shift = tensors
+    torch.library.opcheck(norm._forward, (x, None, None, weight, bias, scale, shift, None, groups, 1e-5, "none", 0.0))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

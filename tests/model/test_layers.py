@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from galaxysd import seeds
-from galaxysd.model.layers import Attention, Conv, Linear, NormSiLU, laid_out
+from galaxysd.model.layers import Attention, Conv, Linear, NormSiLU, Pending, laid_out
 from galaxysd.train.denoise import initialise
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -75,7 +75,7 @@ def test_norm_is_group_norm_affine_silu(dtype: torch.dtype):
 
 def test_attention_starts_as_nothing():
     x = draw("x", 2, 16, 3, 3)
-    assert torch.equal(Attention(16, 8, 8)(x), x)
+    assert torch.equal(Attention(16, 8, 8)(Pending(x)).whole(), x)
 
 
 @torch.no_grad()
@@ -92,7 +92,7 @@ def test_attention_is_softmax_of_products(dtype: torch.dtype):
             for pixel in range(9):
                 weights = torch.softmax(q[head, :, pixel] @ k[head] / math.sqrt(8), 0)
                 mixed[galaxy, 8 * head : 8 * head + 8, pixel] = v[head] @ weights
-    assert error(layer(x.to(dtype)), x.double() + wide.out(mixed.view(2, 16, 3, 3))) < TOLERANCE[dtype]
+    assert error(layer(Pending(x.to(dtype))).whole(), x.double() + wide.out(mixed.view(2, 16, 3, 3))) < TOLERANCE[dtype]
 
 
 def test_laid_out_changes_strides_and_no_value():

@@ -167,7 +167,7 @@ def test_presets_are_the_networks_they_say(preset: str, channels: tuple[int, ...
     seen: list[int] = []
     for module in net.modules():
         if isinstance(module, Attention):
-            module.register_forward_hook(lambda module, given, out: seen.append(out.shape[-1]))
+            module.register_forward_hook(lambda module, given, out: seen.append(out.x.shape[-1]))
             assert module.heads * 64 == module.qkv.in_channels
     with torch.device("meta"):
         out = net(*(torch.empty(each.shape) for each in inputs(config.model, 1)))
