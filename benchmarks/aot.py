@@ -32,7 +32,7 @@ POINTERS = {
     **{torch.int64: "*i64", torch.int32: "*i32", torch.int16: "*i16", torch.int8: "*i8", torch.uint8: "*u8", torch.bool: "*i1"},
 }
 ALIGNED = [["tt.divisibility", 16]]
-LOAD = re.compile(r"\b(LDG|LDGSTS)(\.[\w.]+)?")
+LOAD = re.compile(r"\b(LDGSTS|LDG)\b(\.[\w.]+)?")
 BULK = re.compile(r"\b(UTMALDG|UBLKCP)\b")
 SPILL = re.compile(r"\b(LDL|STL)\b")
 MATRIX = re.compile(r"\b(HMMA|HGMMA|IMMA|IGMMA|QMMA|QGMMA|DMMA|OMMA|UTC\w*MMA)\b")
