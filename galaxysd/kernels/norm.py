@@ -71,35 +71,24 @@ def _forward(
     eps: float,
     resample: str,
     dropout: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y, x + residual (empty without one), mean and rstd [B, groups]."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """y; x + residual (empty without one); mean and rstd [B, groups]; what a CPU keeps for backward (empty on CUDA)."""
     if x.is_cuda:
-        return launch_forward(x, residual, other, weight, bias, scale, shift, key, groups, eps, resample, dropout)
+        return *launch_forward(x, residual, other, weight, bias, scale, shift, key, groups, eps, resample, dropout), x.new_empty(0)
     return aten_forward(x, residual, other, weight, bias, scale, shift, key, groups, eps, resample, dropout)
 
 
 @_forward.register_fake
 def _(  # type: ignore[no-untyped-def]
-    x: Tensor,
-    residual: Tensor | None,
-    other: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    scale,
-    shift,
-    key,
-    groups: int,
-    eps,
-    resample: str,
-    dropout,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x: Tensor, residual: Tensor | None, other: Tensor | None, weight, bias, scale, shift, key, groups: int, eps, resample: str, dropout
+) -> tuple[Tensor, ...]:  # fmt: skip
     batch, channels, height, width = x.shape
     channels += 0 if other is None else other.shape[1]
-    if resample != "none":
-        height, width = (2 * height, 2 * width) if resample == "up" else (height // 2, width // 2)
-    y = torch.empty((batch, channels, height, width), dtype=x.dtype, device=x.device, memory_format=layout(x))
+    resampled = {"none": (height, width), "up": (2 * height, 2 * width), "down": (height // 2, width // 2)}[resample]
+    y = x.new_empty(batch, channels, *resampled).contiguous(memory_format=layout(x))
+    pre = x.new_empty(0) if x.is_cuda else x.new_empty(batch, channels, height, width).contiguous(memory_format=layout(x))
     statistics = x.new_empty(batch, groups, dtype=statistics_dtype(x.dtype))
-    return y, x.new_empty(0) if residual is None else torch.empty_like(x), statistics, torch.empty_like(statistics)
+    return y, x.new_empty(0) if residual is None else torch.empty_like(x), statistics, torch.empty_like(statistics), pre
 
 
 @torch.library.triton_op("galaxysd::group_norm_silu_backward", mutates_args={})
@@ -114,6 +103,7 @@ def _backward(
     key: Tensor | None,
     mean: Tensor,
     rstd: Tensor,
+    pre: Tensor,
     x_addend: Tensor | None,
     other_addend: Tensor | None,
     groups: int,
@@ -123,13 +113,13 @@ def _backward(
     """dx, dother, dweight, dbias, dscale, dshift; empty for what was not given. `x` is the sum, if there was one."""
     if x.is_cuda:
         return launch_backward(dy, x, other, weight, bias, scale, shift, key, mean, rstd, x_addend, other_addend, groups, resample, dropout)
-    return aten_backward(dy, x, other, weight, bias, scale, shift, key, mean, rstd, x_addend, other_addend, groups, resample, dropout)
+    return aten_backward(dy, x, other, weight, bias, scale, shift, key, mean, rstd, pre, x_addend, other_addend, groups, resample, dropout)
 
 
 @_backward.register_fake
 def _(  # type: ignore[no-untyped-def]
     dy, x: Tensor, other: Tensor | None, weight: Tensor, bias: Tensor, scale: Tensor | None, shift: Tensor | None, key,
-    mean, rstd, x_addend, other_addend, groups, resample, dropout,
+    mean, rstd, pre, x_addend, other_addend, groups, resample, dropout,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     dother, dscale, dshift = (x.new_empty(0) if t is None else torch.empty_like(t) for t in (other, scale, shift))
     return torch.empty_like(x), dother, torch.empty_like(weight), torch.empty_like(bias), dscale, dshift
@@ -139,9 +129,9 @@ def _gradients(ctx: Any, dy: Tensor | None, x_addend: Tensor | None, other_adden
     """The gradients of (x, residual, other, weight, bias, scale, shift) from what forward saved."""
     if dy is None:  # only what was carried was used
         return x_addend, x_addend if ctx.summed else None, other_addend, None, None, None, None
-    x, other, weight, bias, scale, shift, key, mean, rstd = ctx.saved_tensors
+    x, other, weight, bias, scale, shift, key, mean, rstd, pre = ctx.saved_tensors
     dx, dother, dweight, dbias, dscale, dshift = _backward(
-        dy, x, other, weight, bias, scale, shift, key, mean, rstd, x_addend, other_addend, ctx.groups, ctx.resample, ctx.dropout
+        dy, x, other, weight, bias, scale, shift, key, mean, rstd, pre, x_addend, other_addend, ctx.groups, ctx.resample, ctx.dropout
     )
     dresidual = dx if ctx.summed else None
     modulation = (None, None) if scale is None else (dscale, dshift)
@@ -150,9 +140,9 @@ def _gradients(ctx: Any, dy: Tensor | None, x_addend: Tensor | None, other_adden
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, residual, other, weight, bias, scale, shift, key, ctx.groups, _, ctx.resample, ctx.dropout = inputs
-    _, total, mean, rstd = output
+    _, total, mean, rstd, pre = output
     ctx.summed = residual is not None
-    ctx.save_for_backward(total if ctx.summed else x, other, weight, bias, scale, shift, key, mean, rstd)
+    ctx.save_for_backward(total if ctx.summed else x, other, weight, bias, scale, shift, key, mean, rstd, pre)
     ctx.set_materialize_grads(False)
 
 
