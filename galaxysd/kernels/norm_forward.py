@@ -14,6 +14,7 @@ from galaxysd.kernels.dropout import keep_tile, threshold
 from galaxysd.kernels.launching import accumulator, launch, row, statistics_dtype, tl, triton, wrap_triton
 from galaxysd.kernels.norm_tiles import (
     RESAMPLE,
+    SLABS,
     affine,
     by_channel,
     by_group,
@@ -213,7 +214,9 @@ def launch_forward(
     drop = (threshold(dropout), 1 / (1 - dropout))
     flags = {"TWO": other is not None, "ADAPTIVE": scale is not None, "DROPOUT": key is not None}
 
-    slab = None if mode == 2 else size.slab("norm_forward", x)
+    # Halving reads four pixels for one, and Philox wants the registers that a large slab takes: both go in two passes.
+    fits = mode != 2 and (key is None or size.hw <= SLABS[0])
+    slab = size.slab("norm_forward", x) if fits else None
     if slab is not None:
         programs = size.batch * -(-groups // (slab.blocks["CHANNELS"] // size.padded))
         launch(
