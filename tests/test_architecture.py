@@ -36,7 +36,7 @@ LEVEL = {area: level for level, floor in enumerate(FLOORS) for area in floor}
 FACES = {"__init__", "__main__"}
 
 # Tests of the project as a whole, and of what stands beside the package: they mirror no module of it.
-ABOUT_THE_PROJECT = {"test_architecture", "test_benchmarks", "test_packaging", "test_tiers"}
+ABOUT_THE_PROJECT = {"test_architecture", "test_benchmarks", "test_mutations", "test_packaging", "test_tiers"}
 
 CORE = {"torch", "numpy", "safetensors", "pyarrow", "triton", "galaxysd"}
 LINES = 400

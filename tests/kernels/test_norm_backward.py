@@ -15,6 +15,7 @@ PATHS = {
     "one pass": (Shape(2, 7, 9, 48, 6), "_one_pass"),
     "a slab read twice": (Shape(1, 31, 33, 32, 4), "_reload"),
     "two passes": (Shape(1, 34, 33, 32, 4), "_spread"),
+    "two passes, partials merged in turns": (Shape(1, 23, 23, 200, 1), "_spread"),
     "two passes, one group of all": (Shape(2, 5, 5, 200, 1), "_spread"),
 }
 

@@ -17,6 +17,7 @@ PATHS = {
     "one pass, odd": (Shape(1, 15, 17, 40, 5), {"_one_pass"}),
     "one pass, 32x32": (Shape(1, 32, 32, 32, 2), {"_one_pass"}),
     "two passes, large map": (Shape(2, 34, 33, 48, 3), {"_statistics", "_merge", "_apply"}),
+    "two passes, partials merged in turns": (Shape(1, 23, 23, 200, 1), {"_statistics", "_merge", "_apply"}),
     "two passes, one group of all": (Shape(1, 8, 8, 200, 1), {"_statistics", "_merge", "_apply"}),
 }
 
