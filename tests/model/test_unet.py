@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -179,3 +182,50 @@ def test_smoke_is_small():
     with torch.device("meta"):
         net = UNet(configs.load("smoke-32").model, WIDTH)
     assert 1e6 < sum(parameter.numel() for parameter in net.parameters()) <= 2e6
+
+
+@pytest.fixture(scope="module")
+def smallest():
+    """One block each way and one in the middle, each with attention, in NHWC; and its inputs."""
+    config = tiny.config("model.channels=[8]", "model.attention=[4]").model
+    x, noise, features = inputs(config)
+    return laid_out(perturbed(UNet(config, WIDTH)), torch.channels_last), (x.contiguous(memory_format=torch.channels_last), noise, features)
+
+
+# Dynamo makes an instance of an autograd function while it traces one, and torch warns of that.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiled_without_a_break_it_is_the_same(smallest):
+    net, given = smallest
+    results = []
+    for each in (net, torch.compile(net, fullgraph=True, backend="aot_eager")):
+        net.zero_grad()
+        out = each(*given)
+        out.square().mean().backward()
+        results.append((out.detach(), torch.cat([parameter.grad.flatten() for parameter in net.parameters()])))
+    (out, slope), (compiled_out, compiled_slope) = results
+    assert relative(compiled_out, out) < 1e-5
+    assert relative(compiled_slope, slope) < 1e-5
+
+
+LOAD = """
+import sys, numpy, torch
+model = torch._inductor.aoti_load_package(sys.argv[1])
+given = numpy.load(sys.argv[2])
+x, noise, features = (torch.tensor(given[name]) for name in ("x", "noise", "features"))
+numpy.save(sys.argv[3], model(x.contiguous(memory_format=torch.channels_last), noise, features).numpy())
+assert not [name for name in sys.modules if name.startswith("galaxysd")]
+"""
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")  # torch's own, while it compiles
+def test_packaged_ahead_of_time_it_runs_where_galaxysd_is_not(smallest, tmp_path):
+    net, given = smallest
+    with torch.no_grad():
+        program = torch.export.export(net, given)
+        assert {"galaxysd.attention.default", "galaxysd.group_norm_silu.default"} <= {str(node.target) for node in program.graph.nodes}
+        package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "net.pt2"))
+        wanted = net(*given)
+    np.savez(tmp_path / "given.npz", **dict(zip(("x", "noise", "features"), (t.numpy() for t in given), strict=True)))
+    command = [sys.executable, "-c", LOAD, package, str(tmp_path / "given.npz"), str(tmp_path / "out.npy")]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=100)
+    assert relative(torch.from_numpy(np.load(tmp_path / "out.npy")), wanted) < 1e-5
