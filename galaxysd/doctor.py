@@ -173,6 +173,11 @@ def look_triton() -> Finding:
         triton.runtime.driver.active.get_current_target()
     except Exception as error:  # whatever a driver raises is what the user needs to read
         return Finding("Triton", False, f"{triton.__version__}: {first_line(error)}", "reinstall triton in the version this torch asks for")
+    from galaxysd.kernels.launching import unready
+
+    reason = unready(torch.device("cuda"))
+    if reason is not None:
+        return Finding("Triton", False, reason, "use --device cpu, or a card that is named here")
     return Finding("Triton", True, str(triton.__version__))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from galaxysd.config import DiffusionConfig
 from galaxysd.errors import GalaxySDError, Unavailable, nearest
+from galaxysd.kernels.launching import unready
 from galaxysd.model.layers import laid_out
 
 DEVICES = ("cpu", "cuda")
@@ -61,6 +62,9 @@ def resolve_device(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise Unavailable(f"device {name}: not on this machine ({reason}); use cpu, and galaxysd doctor says what works") from error
+    lacking = unready(device) if device.type == "cuda" else None
+    if lacking is not None:
+        raise Unavailable(f"device {name}: {lacking}; or use cpu")
     return device
 
 
@@ -75,6 +79,8 @@ def resolve_layout(name: str, device: torch.device, dtype: torch.dtype) -> torch
     """`auto` is NHWC on CUDA and for float32 on CPU; bfloat16 on CPU trains faster in NCHW (`python -m benchmarks` measures it)."""
     if name == "auto":
         name = "nhwc" if device.type == "cuda" or dtype is torch.float32 else "nchw"
+    if device.type == "cuda" and name == "nchw":
+        raise GalaxySDError("train.layout: nchw on cuda; its kernels read nhwc: use auto or nhwc, or the cpu")
     return {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}[name]
 
 

@@ -120,9 +120,9 @@ class _Form:
         outputs = (y, *((x,) if self.carries else ()), *((given["other"],) if self.other else ()))
         if cotangents is None:
             return outputs, {}
-        dy, dx, dother = (*cotangents, None, None)[:3]
+        dx, dother = (*cotangents[1:], None, None)[:2]
         found = launch_backward(
-            dy, x, part("other"), *affines, mean, rstd, dx, dother, shape.parts, self.resample, self.dropout
+            cotangents[0], x, part("other"), *affines, mean, rstd, dx, dother, shape.parts, self.resample, self.dropout
         )  # fmt: skip
         gradients = dict(zip(("x", "other", "weight", "bias", "scale", "shift"), found, strict=True))
         if self.residual:

@@ -7,6 +7,8 @@ at the counter (its index, step) under the key (seed).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def threshold(rate: float) -> int:
     return round(rate * 2**32)
 
 
-def kept(key: Tensor, shape: tuple[int, int, int, int], rate: float) -> Tensor:
+def kept(key: Tensor, shape: Sequence[int], rate: float) -> Tensor:
     """The definition: which elements of a map [B, C, H, W] stay; an element's index counts in NHWC order."""
     batch, channels, height, width = shape
     index = torch.arange(batch * channels * height * width, device=key.device).view(batch, height, width, channels).permute(0, 3, 1, 2)

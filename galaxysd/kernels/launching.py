@@ -8,6 +8,7 @@ interpreter the rows of sm_90 are used. Within `recorded()` nothing is launched:
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+triton: Any
+tl: Any
 try:
-    import triton
-    import triton.language as tl
+    triton, tl = importlib.import_module("triton"), importlib.import_module("triton.language")
 except ImportError:  # kernels can then be defined, and refuse to be launched
     triton, tl = SimpleNamespace(jit=lambda function: function, __version__=""), SimpleNamespace()
 

@@ -79,7 +79,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(  # type: ignore[no-untyped-def]
+def _(
     x: Tensor, residual: Tensor | None, other: Tensor | None, weight, bias, scale, shift, key, groups: int, eps, resample: str, dropout
 ) -> tuple[Tensor, ...]:  # fmt: skip
     batch, channels, height, width = x.shape
@@ -117,7 +117,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _(  # type: ignore[no-untyped-def]
+def _(
     dy, x: Tensor, other: Tensor | None, weight: Tensor, bias: Tensor, scale: Tensor | None, shift: Tensor | None, key,
     mean, rstd, pre, x_addend, other_addend, groups, resample, dropout,
 ) -> tuple[Tensor, ...]:  # fmt: skip
@@ -165,7 +165,7 @@ class _Carry(torch.autograd.Function):
         return output[0], x.view_as(x) if residual is None else output[1], None if other is None else other.view_as(other)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, dx: Tensor | None, dother: Tensor | None = None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor | None, dx: Tensor | None, dother: Tensor | None = None) -> tuple[Tensor | None, ...]:
         return *_gradients(ctx, dy, dx, dother), *[None] * 5
 
 

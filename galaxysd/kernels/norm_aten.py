@@ -102,13 +102,13 @@ def aten_backward(
         dy = F.interpolate(dy, scale_factor=2.0, mode="nearest") / 4
     if key is not None:
         dy = dy * (kept(key, h.shape, dropout).to(dy.dtype) / (1 - dropout))
-    dx, *small = _through_norm(dy, h, weight, bias, scale, shift, mean, rstd, pre, groups)
+    dx, dweight, dbias, dscale, dshift = _through_norm(dy, h, weight, bias, scale, shift, mean, rstd, pre, groups)
     dother = h.new_empty(0)
     if other is not None:
         dx, dother = (part.contiguous(memory_format=layout(x)) for part in dx.split([x.shape[1], other.shape[1]], 1))
     dx = dx if x_addend is None else dx + x_addend
     dother = dother if other_addend is None else dother + other_addend
-    return dx, dother, *small
+    return dx, dother, dweight, dbias, dscale, dshift
 
 
 def _through_norm(

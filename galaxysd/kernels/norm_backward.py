@@ -300,7 +300,8 @@ def launch_backward(
     size, sums_type, mode = extent(x, other, groups), accumulator(x.dtype), RESAMPLE[resample]
     dense_nhwc(x, "x")
     # What autograd hands over may be a slice of a concatenation's gradient, or one value expanded: made dense here.
-    dy, x_addend, other_addend = (t if t is None else t.contiguous(memory_format=torch.channels_last) for t in (dy, x_addend, other_addend))
+    dy = dy.contiguous(memory_format=torch.channels_last)
+    x_addend, other_addend = (t if t is None else t.contiguous(memory_format=torch.channels_last) for t in (x_addend, other_addend))
     dx, dother = torch.empty_like(x), torch.empty_like(other) if other is not None else x.new_empty(0)
     dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
     dscale, dshift = (

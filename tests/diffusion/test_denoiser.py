@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from galaxysd.config import DiffusionConfig
+from galaxysd.diffusion import denoiser
 from galaxysd.diffusion.denoiser import Denoiser, cpu_computes_bf16, frozen, resolve_dtype, resolve_layout
 from galaxysd.diffusion.loss import draw_sigma, edm_loss
+from galaxysd.errors import GalaxySDError, Unavailable
 
 
 class Zero(torch.nn.Module):
@@ -81,6 +83,22 @@ def test_precision_is_decided_once(tmp_path: Path):
 )
 def test_layout_follows_device_and_precision(name, device, dtype, wanted):
     assert resolve_layout(name, torch.device(device), dtype) is wanted
+
+
+def test_the_layout_no_kernel_reads_is_refused():
+    with pytest.raises(GalaxySDError, match=r"train.layout: nchw on cuda; its kernels read nhwc"):
+        resolve_layout("nchw", torch.device("cuda"), torch.bfloat16)
+
+
+def test_a_card_the_kernels_cannot_run_on_is_said(monkeypatch):
+    """Here is none, so its answers are put in torch's mouth."""
+    monkeypatch.setattr(denoiser.torch, "empty", lambda *size, device=None: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Old Card")
+    denoiser.unready.cache_clear()
+    with pytest.raises(Unavailable, match=r"device cuda: Old Card has compute capability 7.5; kernels are built for 8.0.*or use cpu"):
+        denoiser.resolve_device("cuda")
+    denoiser.unready.cache_clear()
 
 
 class _Wrapped(torch.nn.Module):
