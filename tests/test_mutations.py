@@ -138,6 +138,7 @@ def mutated(mutation: Mutation, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     return importlib.import_module(f"{name}.cases")
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # what is wrong may overflow
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.what)
 def test_a_mutation_is_noticed(mutation, tmp_path, monkeypatch, bf16_dot):  # noqa: F811
     mutation.check(galaxysd.kernels.cases)  # the real kernels pass

@@ -112,3 +112,12 @@ def test_no_spread_has_the_definitions_gradient():
     _, slopes = truth(case, given, shape, cotangents)
     for key, slope in slopes.items():
         assert relative(gradients[key], slope) < 1e-4 or float(slope.norm()) < 1e-6, key
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")  # a card gives infinity and says nothing, which is meant
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_far_below_zero_are_zero(dtype):
+    case, shape = CASES["norm-adaptive"], Shape(2, 6, 5, 32, 4)
+    given = case.inputs(shape, dtype, DEVICE, normal(11))
+    given["weight"] = given["weight"] * 1000  # z reaches -3000: exp(-z) is infinite in float32
+    check(case, shape, dtype, given, loose=3.0)
