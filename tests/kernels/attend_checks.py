@@ -91,7 +91,8 @@ def judge(found: dict[str, Tensor], qkv: Tensor, dout: Tensor, heads: int, gain:
     dqkv, dgain = aten_backward(dout, qkv, out, total, heads, gain)
     theirs = errors(named(out, dqkv, None if gain is None else dgain), wanted)
     for name, error in errors(found, wanted).items():
-        allowed = min(tolerance, 1.5 * theirs[name] + FLOOR[qkv.dtype])
+        vanishing = wanted[name].norm() < 1e-6 * wanted["dv"].norm()  # all of it is rounding, theirs as well: not compared
+        allowed = tolerance if vanishing else min(tolerance, 1.5 * theirs[name] + FLOOR[qkv.dtype])
         assert error <= allowed, f"{list(qkv.shape)} {qkv.dtype}: {name} is off by {error:.2e} of its norm, {allowed:.2e} allowed"
 
 
