@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import torch
 
+from benchmarks.interleave import turns
 from benchmarks.plain import plain
 from galaxysd import config as configs
 from galaxysd import seeds
@@ -22,30 +24,32 @@ from galaxysd.train.step import Optimiser
 Contest = dict[str, Callable[[], object]]
 
 
-def denoisers(preset: str, dtype: str = "auto") -> tuple[dict[str, Denoiser], configs.Config, int]:
+def denoisers(preset: str, dtype: str = "auto", device: str = "cpu") -> tuple[dict[str, Denoiser], configs.Config, int]:
     """The preset's network with perturbed weights, ours and plain, in the dtype and layout the trainer would take."""
-    config, device = configs.load(preset), torch.device("cpu")
+    config, place = configs.load(preset), torch.device(device)
     width = conditions.width(schema(config.condition.schema))
     net = UNet(config.model, width)
     with torch.no_grad():
         for number, parameter in enumerate(net.parameters()):
             parameter += 0.02 * seeds.normal(0, "benchmark", number, parameter.shape)[0]
-    resolved = resolve_dtype(dtype, device)
+    net = net.to(place)
+    resolved = resolve_dtype(dtype, place)
     found = {}
     for name, each in (("ours", net), ("plain", plain(net))):
-        layout = resolve_layout(config.train.layout, device, resolved)
+        layout = resolve_layout(config.train.layout, place, resolved)
         found[name] = Denoiser(laid_out(each, layout), config.diffusion, resolved)
         found[name].layout = layout
     return found, config, width
 
 
-def train_step(preset: str = "smoke-32", dtype: str = "auto", batch: int = 32) -> Contest:
+def train_step(preset: str = "smoke-32", dtype: str = "auto", batch: int = 32, device: str = "cpu") -> Contest:
     """One whole step: loss, backward, clipping, AdamW, EMA."""
-    found, config, width = denoisers(preset, dtype)
+    found, config, width = denoisers(preset, dtype, device)
     side = config.model.image_size
-    x0 = 0.5 * seeds.normal(0, "benchmark-x", range(batch), (config.model.image_channels, side, side))
-    noise = seeds.normal(0, "benchmark-noise", range(batch), x0.shape[1:])
-    features, sigma = seeds.uniform(0, "benchmark-c", range(batch), (width,)).float(), torch.linspace(0.05, 5.0, batch)
+    x0 = 0.5 * seeds.normal(0, "benchmark-x", range(batch), (config.model.image_channels, side, side)).to(device)
+    noise = seeds.normal(0, "benchmark-noise", range(batch), x0.shape[1:]).to(device)
+    features = seeds.uniform(0, "benchmark-c", range(batch), (width,)).float().to(device)
+    sigma = torch.linspace(0.05, 5.0, batch, device=device)
 
     def contestant(denoiser: Denoiser) -> Callable[[], object]:
         optimiser = Optimiser(denoiser.net, config.train)
@@ -59,13 +63,13 @@ def train_step(preset: str = "smoke-32", dtype: str = "auto", batch: int = 32) -
     return {name: contestant(each) for name, each in found.items()}
 
 
-def sampled_unit(preset: str = "smoke-32", dtype: str = "auto", steps: int = 4) -> Contest:
+def sampled_unit(preset: str = "smoke-32", dtype: str = "auto", steps: int = 4, device: str = "cpu") -> Contest:
     """One unit of galaxies through a few guided steps of the shipped sampler."""
-    found, config, width = denoisers(preset, dtype)
+    found, config, width = denoisers(preset, dtype, device)
     side, unit = config.model.image_size, config.sample.unit
     start = seeds.normal(0, "benchmark-unit", range(unit), (config.model.image_channels, side, side)) * config.diffusion.sigma_max
-    features = seeds.uniform(0, "benchmark-c", range(unit), (width,)).float()
-    sigmas = levels(config.diffusion, steps)
+    features = seeds.uniform(0, "benchmark-c", range(unit), (width,)).float().to(device)
+    start, sigmas = start.to(device), levels(config.diffusion, steps)
 
     def contestant(denoiser: Denoiser) -> Callable[[], object]:
         still = frozen(denoiser)
@@ -78,3 +82,18 @@ def sampled_unit(preset: str = "smoke-32", dtype: str = "auto", steps: int = 4) 
         return draw
 
     return {name: contestant(each) for name, each in found.items()}
+
+
+def on_cuda(contestants: Contest, rounds: int, warmup: int = 3) -> dict[str, list[float]]:
+    """Seconds of each contestant in each round on a GPU, waited for; in turns. Launch overhead counts: it is part of a step."""
+    names = list(contestants)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(-warmup, rounds):
+        for name in turns(names, number):
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            contestants[name]()
+            torch.cuda.synchronize()
+            if number >= 0:
+                found[name].append(time.perf_counter() - began)
+    return found
