@@ -112,6 +112,14 @@ def check_large_scores(forward: Forward, backward: Backward, shape: Shape, dtype
     judge(launched(forward, backward, qkv, dout, shape.heads, None), qkv, dout, shape.heads, None)
 
 
+def check_small_vectors(forward: Forward, backward: Backward, shape: Shape, dtype: torch.dtype) -> None:
+    """Right for vectors so small that the epsilon of their norm counts, and for one that is zero."""
+    qkv, dout, gain = inputs(shape, dtype)
+    qkv *= 1e-3
+    qkv[:, :, 0, 0] = 0
+    judge(launched(forward, backward, qkv, dout, shape.heads, gain), qkv, dout, shape.heads, gain)
+
+
 def check_strides(forward: Forward, backward: Backward, shape: Shape, dtype: torch.dtype) -> None:
     """A gradient handed on by cat's backward, a part of a larger map, gives what its dense copy gives."""
     qkv, dout, gain = inputs(shape, dtype)

@@ -13,12 +13,13 @@ from tests.kernels.attend_checks import (
     check_derivative,
     check_large_scores,
     check_repeats,
+    check_small_vectors,
     kernels,
 )
-from tests.kernels.bf16_dot import bf16_dot
+from tests.kernels.bf16_dot import OLD_TRITON, bf16_dot
 
 __all__ = ["bf16_dot"]
-pytestmark = pytest.mark.usefixtures("bf16_dot")
+pytestmark = [OLD_TRITON, pytest.mark.usefixtures("bf16_dot")]
 
 LAUNCHERS = launch_forward, launch_backward
 ONE_PROGRAM = ["attend_short._forward", "attend_short._backward"]
@@ -48,6 +49,10 @@ def test_one_program_is_right(shape, dtype, norm):
 def test_large_scores(shape, dtype):
     assert kernels(*LAUNCHERS, Shape(*shape), dtype) == ONE_PROGRAM
     check_large_scores(*LAUNCHERS, Shape(*shape), dtype)
+
+
+def test_small_vectors():
+    check_small_vectors(*LAUNCHERS, Shape(2, 2, 16, 5, 3, True), torch.float32)
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="float64 needs Triton's interpreter")

@@ -13,12 +13,13 @@ from tests.kernels.attend_checks import (
     check_derivative,
     check_large_scores,
     check_repeats,
+    check_small_vectors,
     kernels,
 )
-from tests.kernels.bf16_dot import bf16_dot
+from tests.kernels.bf16_dot import OLD_TRITON, bf16_dot
 
 __all__ = ["bf16_dot"]
-pytestmark = pytest.mark.usefixtures("bf16_dot")
+pytestmark = [OLD_TRITON, pytest.mark.usefixtures("bf16_dot")]
 
 LAUNCHERS = launch_forward, launch_backward
 TILES = ["attend_tiled._forward", "attend_tiled._queries", "attend_tiled._keys"]
@@ -48,6 +49,10 @@ def test_tiles_are_right(shape, dtype, norm):
 def test_large_scores(shape, dtype):
     assert kernels(*LAUNCHERS, Shape(*shape), dtype) == TILES
     check_large_scores(*LAUNCHERS, Shape(*shape), dtype)
+
+
+def test_small_vectors():
+    check_small_vectors(*LAUNCHERS, Shape(1, 1, 16, 9, 9, True), torch.float32)
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="float64 needs Triton's interpreter")
