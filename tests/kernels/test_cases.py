@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from galaxysd.kernels.cases import CASES, Shape
+from tests.kernels.bf16_dot import bf16_dot  # noqa: F401  (a fixture)
 from tests.kernels.checks import DEVICE, TOLERANCE, check, cotangents_of, normal, relative, truth
 
 hypothesis = pytest.importorskip("hypothesis", reason="needs hypothesis to draw shapes")
 st = hypothesis.strategies
+pytestmark = pytest.mark.usefixtures("bf16_dot")
 
 NORMS = [name for name in CASES if name.startswith("norm")]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -39,7 +41,8 @@ def attention_shapes(_: str):
 def test_launchers_over_drawn_shapes(name, tier):
     shapes = norm_shapes(name) if name in NORMS else attention_shapes(name)
 
-    @hypothesis.settings(max_examples=tier("kernel-shapes"))
+    # As drawn: to make a failing shape smaller takes the interpreter minutes.
+    @hypothesis.settings(max_examples=tier("kernel-shapes"), phases=[hypothesis.Phase.generate])
     @hypothesis.given(shapes, st.sampled_from(DTYPES))
     def judge(shape, dtype):
         check(CASES[name], shape, dtype)
