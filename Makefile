@@ -1,6 +1,7 @@
 # Everything a person or a machine runs. Each target makes what it needs, .venv included: make, python3 and pip are enough.
 
 PYTHON ?= python3
+MINUTES ?= 8
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -8,7 +9,11 @@ STAMP := $(VENV)/.installed
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c constraints-cpu.txt)
 PROOF := $(BIN)/python -m pytest tests/proof -s -q
 
-.PHONY: help demo test check fix proof-core long clean
+# The Triton of GPU machines, and what the kernel suite needs beside it.
+VENV36 := .venv-triton36
+STAMP36 := $(VENV36)/.installed
+
+.PHONY: help demo test check fix proof-core proof-kernels bench gpu long clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +22,9 @@ help:
 	@echo "make check       everything a change must pass: ruff, mypy, the suite with its architecture test; edits nothing"
 	@echo "make fix         formats, and mends what ruff can mend"
 	@echo "make proof-core  measures the figures of the end-to-end road, and prints each with its N"
+	@echo "make proof-kernels  compiles every launch row for its card, runs the kernel suite under Triton 3.6 too, measures CPU ratios"
+	@echo "make bench       measures the kernels again and compares with the committed rows of this kind of machine"
+	@echo "make gpu         everything a GPU machine should do, in 8 minutes; installs nothing, goes on where it stopped"
 	@echo "make long        every proof at its full N: hours; appends rows to benchmarks/results"
 	@echo "make clean       removes .venv and caches, never runs/"
 
@@ -47,8 +55,29 @@ fix: $(STAMP)
 proof-core: $(STAMP)
 	@$(PROOF) --tier proof -m proof_core
 
+# Triton last and alone: a torch may ask for another one.
+$(STAMP36): constraints-cpu.txt constraints-triton36.txt
+	@echo "installing Triton 3.6 with numpy below 2.4 into $(VENV36), a minute or a few"
+	@$(PYTHON) -m venv $(VENV36)
+	@$(VENV36)/bin/python -m pip install -qq --no-compile --disable-pip-version-check $(CONSTRAINTS) \
+		torch 'numpy<2.4' safetensors pyarrow pytest pytest-timeout hypothesis
+	@$(VENV36)/bin/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints-triton36.txt --no-deps triton
+	@touch $@
+
+proof-kernels: $(STAMP) $(STAMP36)
+	@$(PROOF) --tier proof -m proof_kernels
+	@echo "the kernel suite under Triton 3.6:"
+	@$(VENV36)/bin/python -m pytest -q -p no:cacheprovider tests/kernels
+
+bench: $(STAMP)
+	@$(BIN)/python -m benchmarks check
+
+# A GPU machine has no internet: nothing is installed, and the python that has torch does it all.
+gpu:
+	@PYTHONPATH=. $(PYTHON) -m benchmarks gpu --minutes $(MINUTES)
+
 long: $(STAMP)
 	@$(PROOF) --tier long
 
 clean:
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	@rm -rf $(VENV) $(VENV36) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

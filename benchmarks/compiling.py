@@ -43,9 +43,8 @@ def run(args: argparse.Namespace) -> int:
         results = [asdict(each) | {"faults": each.faults} for each in found.results]
         print(json.dumps({"triton": launching.triton.__version__, "results": results, "faults": found.faults}, indent=1))
     else:
-        print(*gate.table(found.results), sep="\n")
+        print(*gate.table(found.results), *found.faults, sep="\n", flush=True)
     if found.faults:
-        print(*found.faults, sep="\n", flush=True)
         raise Faulty(f"{len(found.faults)} faults")
     if not args.json:
         cards = ", ".join(f"sm_{each}" for each in wanted)

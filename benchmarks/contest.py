@@ -17,15 +17,20 @@ from galaxysd.diffusion.denoiser import Denoiser, frozen, resolve_dtype, resolve
 from galaxysd.diffusion.guidance import guided
 from galaxysd.diffusion.loss import edm_loss
 from galaxysd.diffusion.samplers import SAMPLERS, levels
-from galaxysd.model.layers import laid_out
+from galaxysd.model.layers import Attention, NormSiLU, laid_out
 from galaxysd.model.unet import UNet
 from galaxysd.train.step import Optimiser
 
 Contest = dict[str, Callable[[], object]]
 
 
-def denoisers(preset: str, dtype: str = "auto", device: str = "cpu") -> tuple[dict[str, Denoiser], configs.Config, int]:
-    """The preset's network with perturbed weights, ours and plain, in the dtype and layout the trainer would take."""
+def denoisers(
+    preset: str, dtype: str = "auto", device: str = "cpu", single: bool = False
+) -> tuple[dict[str, Denoiser], configs.Config, int]:
+    """The preset's network with perturbed weights, ours and plain, in the dtype and layout the trainer would take.
+
+    `single` adds plain networks with one of our operations each.
+    """
     config, place = configs.load(preset), torch.device(device)
     width = conditions.width(schema(config.condition.schema))
     net = UNet(config.model, width)
@@ -35,16 +40,19 @@ def denoisers(preset: str, dtype: str = "auto", device: str = "cpu") -> tuple[di
     net = net.to(place)
     resolved = resolve_dtype(dtype, place)
     found = {}
-    for name, each in (("ours", net), ("plain", plain(net))):
+    nets = {"ours": net, "plain": plain(net)}
+    if single:
+        nets |= {"norm": plain(net, (Attention,)), "attention": plain(net, (NormSiLU,))}
+    for name, each in nets.items():
         layout = resolve_layout(config.train.layout, place, resolved)
         found[name] = Denoiser(laid_out(each, layout), config.diffusion, resolved)
         found[name].layout = layout
     return found, config, width
 
 
-def train_step(preset: str = "smoke-32", dtype: str = "auto", batch: int = 32, device: str = "cpu") -> Contest:
+def train_step(preset: str = "smoke-32", dtype: str = "auto", batch: int = 32, device: str = "cpu", single: bool = False) -> Contest:
     """One whole step: loss, backward, clipping, AdamW, EMA."""
-    found, config, width = denoisers(preset, dtype, device)
+    found, config, width = denoisers(preset, dtype, device, single)
     side = config.model.image_size
     x0 = 0.5 * seeds.normal(0, "benchmark-x", range(batch), (config.model.image_channels, side, side)).to(device)
     noise = seeds.normal(0, "benchmark-noise", range(batch), x0.shape[1:]).to(device)

@@ -37,29 +37,29 @@ class PlainAttention(nn.Module):
 
     def __init__(self, ours: Attention) -> None:
         super().__init__()
-        self.heads, self.norm, self.qkv, self.out = ours.heads, PlainNormSiLU(ours.norm), ours.qkv, ours.out
+        self.heads, self.norm, self.qkv, self.out = ours.heads, ours.norm, ours.qkv, ours.out
 
     def forward(self, h: Pending) -> Pending:
-        x = h.whole()
+        y, (x,) = self.norm.carry(h)
         batch, channels, height, width = x.shape
-        packed = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
+        packed = self.qkv(y).reshape(batch, 3, self.heads, channels // self.heads, height * width)
         q, k, v = packed.transpose(-1, -2).unbind(1)
         y = F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(q.shape[-1]))
         return Pending(x, self.out(y.transpose(-1, -2).reshape(x.shape)))
 
 
-def plain(net: nn.Module) -> nn.Module:
-    """A copy of `net` in plain modules, same weights."""
+KINDS = {NormSiLU: PlainNormSiLU, Attention: PlainAttention}
+
+
+def plain(net: nn.Module, kinds: tuple[type[nn.Module], ...] = (NormSiLU, Attention)) -> nn.Module:
+    """A copy of `net` with these of our operations in plain modules, same weights."""
     copied = copy.deepcopy(net)
-    _replace(copied)
+    _replace(copied, kinds)
     return copied
 
 
-def _replace(module: nn.Module) -> None:
+def _replace(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
     for name, child in module.named_children():
-        if isinstance(child, Attention):
-            setattr(module, name, PlainAttention(child))
-        elif isinstance(child, NormSiLU):
-            setattr(module, name, PlainNormSiLU(child))
-        else:
-            _replace(child)
+        _replace(child, kinds)
+        if isinstance(child, kinds):
+            setattr(module, name, KINDS[type(child)](child))
