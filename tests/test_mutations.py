@@ -49,7 +49,7 @@ def strided(cases: ModuleType) -> None:
     assert checks.relative(gradients["x"], slopes["x"]) < 1e-4, "a strided gradient was read as a dense one"
 
 
-def attention(check: str, *shape: int) -> Callable[[ModuleType], None]:
+def attention(check: str, *shape: int | bool) -> Callable[[ModuleType], None]:
     def judge(cases: ModuleType) -> None:
         attend = cases.attend
         getattr(attend_checks, check)(attend.launch_forward, attend.launch_backward, attend_checks.Shape(*shape), torch.float32)
@@ -68,6 +68,8 @@ class Mutation:
     check: Callable[[ModuleType], None]
 
 
+SHORT, TILED = (2, 2, 16, 5, 3), (1, 1, 16, 13, 11)  # of an attention: batch, heads, their width, the map
+LAST_KEYS = r' +scores = tl\.where\(keys\[None, :\] < n, scores, float\("-inf"\)\)\n'
 MUTATIONS = [
     Mutation("a launcher that launches nothing", "launching.py", r"kernel\[\(programs,\)\]\(.*\)", "pass", norm("norm", SMALL)),
     Mutation(

@@ -136,16 +136,35 @@ def _norm(name: str, streams: tuple[float, float], **form: Any) -> Case:
     return Case(name, "group_norm_silu", files, chosen.inputs, chosen.ours, chosen.reference, chosen.launched, streams)
 
 
-def _qkv(shape: Shape, dtype: torch.dtype, device: torch.device | str, normal: Normal) -> Inputs:
-    drawn = normal("qkv", (shape.batch, 3 * shape.channels, shape.height, shape.width))
-    return {"qkv": drawn.to(device, dtype).contiguous(memory_format=torch.channels_last)}
+def _attention(name: str, norm: bool = False) -> Case:
+    files = ("attend.py", "attend_aten.py", "attend_short.py", "attend_tiled.py", "launching.py", "launches/attend.json")
 
+    def inputs(shape: Shape, dtype: torch.dtype, device: torch.device | str, normal: Normal) -> Inputs:
+        drawn = normal("qkv", (shape.batch, 3 * shape.channels, shape.height, shape.width))
+        found = {"qkv": drawn.to(device, dtype).contiguous(memory_format=torch.channels_last)}
+        if norm:
+            gain = 1 + 0.3 * normal("qk_gain", (shape.channels // shape.parts,))
+            found["qk_gain"] = gain.to(device, torch.promote_types(dtype, torch.float32))
+        return found
 
-def _attend_launched(given: Inputs, shape: Shape, cotangents: tuple[Tensor, ...] | None) -> tuple[tuple[Tensor, ...], Inputs]:
-    out, total = attend.launch_forward(given["qkv"], shape.parts, None)
-    if cotangents is None:
-        return (out,), {}
-    return (out,), {"qkv": attend.launch_backward(cotangents[0], given["qkv"], out, total, shape.parts, None)[0]}
+    def launched(given: Inputs, shape: Shape, cotangents: tuple[Tensor, ...] | None) -> tuple[tuple[Tensor, ...], Inputs]:
+        qkv, gain = given["qkv"], given.get("qk_gain")
+        out, total = attend.launch_forward(qkv, shape.parts, gain)
+        if cotangents is None:
+            return (out,), {}
+        found = attend.launch_backward(cotangents[0], qkv, out, total, shape.parts, gain)
+        return (out,), {key: found[k] for k, key in enumerate(given)}
+
+    return Case(
+        name,
+        "attention",
+        files,
+        inputs,
+        lambda given, shape: (attend.attention(given["qkv"], shape.parts, given.get("qk_gain")),),
+        lambda given, shape: (attend.reference(given["qkv"], shape.parts, given.get("qk_gain")),),
+        launched,
+        (4, 8),
+    )
 
 
 CASES = {
@@ -159,15 +178,7 @@ CASES = {
         _norm("norm-up", (5, 6), adaptive=True, resample="up"),
         _norm("norm-down", (1.25, 2.25), adaptive=True, resample="down"),
         _norm("norm-dropout", (2, 3), adaptive=True, dropout=0.1),
-        Case(
-            "attention",
-            "attention",
-            ("attend.py", "attend_short.py", "attend_tiled.py", "launching.py", "launches/attend.json"),
-            _qkv,
-            lambda given, shape: (attend.attention(given["qkv"], shape.parts),),
-            lambda given, shape: (attend.reference(given["qkv"], shape.parts),),
-            _attend_launched,
-            (4, 8),
-        ),
+        _attention("attention"),
+        _attention("attention-norm", norm=True),
     )
 }

@@ -17,9 +17,6 @@ pytest.importorskip("triton", reason="needs triton")
 from triton import language as tl
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-# Of numpy before 2.4, at a loop to a run-time bound in the interpreter of Triton 3.6.
-OLD_TRITON = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
-
 PLAIN_DOT, PLAIN_TRUNC = InterpreterBuilder.create_dot, InterpreterBuilder.create_fp_trunc
 
 

@@ -28,10 +28,9 @@ from tests.kernels.attend_checks import (
     named,
     truth,
 )
-from tests.kernels.bf16_dot import OLD_TRITON, bf16_dot
+from tests.kernels.bf16_dot import bf16_dot
 
 __all__ = ["bf16_dot"]
-pytestmark = OLD_TRITON
 LAUNCHERS = launch_forward, launch_backward
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 triton, tl = launching.triton, launching.tl

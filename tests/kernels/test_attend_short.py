@@ -16,10 +16,10 @@ from tests.kernels.attend_checks import (
     check_small_vectors,
     kernels,
 )
-from tests.kernels.bf16_dot import OLD_TRITON, bf16_dot
+from tests.kernels.bf16_dot import bf16_dot
 
 __all__ = ["bf16_dot"]
-pytestmark = [OLD_TRITON, pytest.mark.usefixtures("bf16_dot")]
+pytestmark = pytest.mark.usefixtures("bf16_dot")
 
 LAUNCHERS = launch_forward, launch_backward
 ONE_PROGRAM = ["attend_short._forward", "attend_short._backward"]
