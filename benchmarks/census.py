@@ -101,9 +101,9 @@ class _Recorder:
         y = self._norm(x, groups, scale, named.get("resample", "none"), named.get("dropout", 0.0), residual is not None, second)
         return y, (torch.empty_like(x),) if other is None else (torch.empty_like(x), other)
 
-    def attention(self, qkv: Tensor, heads: int, *gain: Any) -> Tensor:
+    def attention(self, qkv: Tensor, heads: int, qk_gain: Tensor | None = None) -> Tensor:
         batch, packed, height, width = qkv.shape
-        self.calls["attention", Shape(batch, height, width, packed // 3, heads)] += 1
+        self.calls["attention" if qk_gain is None else "attention-norm", Shape(batch, height, width, packed // 3, heads)] += 1
         return qkv.new_empty(batch, packed // 3, height, width)
 
 

@@ -18,7 +18,7 @@ from galaxysd.kernels.dropout import kept
 
 Call = Callable[[Inputs, Shape], tuple[Tensor, ...]]
 DROPOUT = 0.1  # of the case norm-dropout; a test compares the plain form of every case with its definition
-EPS = 1e-5
+EPS, QK_EPS = 1e-5, 1e-6
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -67,6 +67,9 @@ def _attention(backend: SDPBackend | None = None) -> Call:
         batch, packed, height, width = qkv.shape
         parts = qkv.permute(0, 2, 3, 1).reshape(batch, height * width, 3, shape.parts, packed // 3 // shape.parts)
         q, k, v = parts.permute(2, 0, 3, 1, 4)  # [B, h, N, D]
+        if "qk_gain" in given:
+            last = q.shape[-1:]
+            q, k = F.rms_norm(q, last, given["qk_gain"].to(q.dtype), QK_EPS), F.rms_norm(k, last, eps=QK_EPS)
         if backend is None:
             y = F.scaled_dot_product_attention(q, k, v)
         else:

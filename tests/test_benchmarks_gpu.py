@@ -52,16 +52,17 @@ def test_another_process_gives_the_same_bits(name):
 
 
 @pytest.mark.parametrize("side", [8, 16, 32, 64])
-@pytest.mark.parametrize("name", ["norm-adaptive", "norm-add", "attention"])
+@pytest.mark.parametrize("name", ["norm-adaptive", "norm-add", "attention", "attention-norm"])
 def test_a_sample_is_the_same_in_any_batch(name, side):
-    if name == "attention" and side > 32:
+    attention = name.startswith("attention")
+    if attention and side > 32:
         pytest.skip("needs a map of at most 1024 pixels: longer ones go through torch's attention")
     case = CASES[name]
-    large = Shape(7, side, side, 128, 2 if name == "attention" else 8)
+    large = Shape(7, side, side, 128, 2 if attention else 8)
     given = accuracy.inputs(case, large, torch.bfloat16, "cuda", torch.channels_last)
     whole = case.launched(given, large, None)[0][0]
     for at in (0, 6):
-        one = {key: t if key in ("weight", "bias") else t[at : at + 1].contiguous() for key, t in given.items()}
+        one = {key: t if key in ("weight", "bias", "qk_gain") else t[at : at + 1].contiguous() for key, t in given.items()}
         one = {key: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for key, t in one.items()}
         alone = case.launched(one, Shape(1, side, side, 128, large.parts), None)[0][0]
         assert torch.equal(alone[0], whole[at])

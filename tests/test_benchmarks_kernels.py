@@ -30,7 +30,7 @@ def test_the_census_counts_every_operation_of_a_step(preset):
     found = census.uses(preset)
     kinds = [type(module) for module in net.modules()]
     assert sum(use.calls for use in found if use.case.startswith("norm")) == kinds.count(NormSiLU)
-    assert sum(use.calls for use in found if use.case == "attention") == kinds.count(Attention)
+    assert sum(use.calls for use in found if use.case.startswith("attention")) == kinds.count(Attention)
     assert {use.shape.batch for use in found} == {config.train.batch}
     assert {use.case for use in found} <= set(CASES)
     # A skip of two sources is two matrix products, not a convolution.
@@ -50,7 +50,7 @@ def test_the_census_tells_forms_apart():
 def test_ours_and_the_plain_peer_are_the_definition(name, layout):
     use = kernels.rare(name)
     found = accuracy(CASES[name], inputs(CASES[name], use.shape, torch.float32, "cpu", layout), use.shape)
-    assert {"y", "dweight"} <= set(found.errors) or {"y", "dqkv"} == set(found.errors)
+    assert {"y", "dweight"} <= set(found.errors) or {"y", "dqkv"} <= set(found.errors)
     assert all(max(pair) < 5e-6 for pair in found.errors.values()), found.errors
 
 
