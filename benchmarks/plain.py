@@ -37,13 +37,16 @@ class PlainAttention(nn.Module):
 
     def __init__(self, ours: Attention) -> None:
         super().__init__()
-        self.heads, self.norm, self.qkv, self.out = ours.heads, ours.norm, ours.qkv, ours.out
+        self.heads, self.norm, self.qkv, self.out, self.qk_gain = ours.heads, ours.norm, ours.qkv, ours.out, ours.qk_gain
 
     def forward(self, h: Pending) -> Pending:
         y, (x,) = self.norm.carry(h)
         batch, channels, height, width = x.shape
         packed = self.qkv(y).reshape(batch, 3, self.heads, channels // self.heads, height * width)
         q, k, v = packed.transpose(-1, -2).unbind(1)
+        if self.qk_gain is not None:
+            q, k = (F.rms_norm(t, t.shape[-1:], eps=1e-6) for t in (q, k))
+            q = q * self.qk_gain.to(q.dtype)
         y = F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(q.shape[-1]))
         return Pending(x, self.out(y.transpose(-1, -2).reshape(x.shape)))
 

@@ -43,6 +43,7 @@ class ModelConfig:
     attention: tuple[int, ...] = (8,)  # map sides that have attention, counted after the unshuffle
     group_width: int = 8  # channels in a group of GroupNorm
     head_width: int = 64
+    qk_norm: bool = False  # attention compares queries and keys over their root mean square, times a learnt gain
     cond_width: int = 256  # width of the embedding of noise level and conditions
 
 

@@ -14,14 +14,14 @@ from galaxysd.model.layers import Attention, Conv, NormSiLU, Pending, Skip
 class ResBlock(nn.Module):
     """h [B, C, H, W], with `other` beside it -> [B, outputs, H, W]; `scale_shift` is [B, 2 outputs]. Attention follows where asked for."""
 
-    def __init__(self, inputs: int, outputs: int, group_width: int, head_width: int = 0) -> None:
+    def __init__(self, inputs: int, outputs: int, group_width: int, head_width: int = 0, qk_norm: bool = False) -> None:
         super().__init__()
         self.norm1 = NormSiLU(inputs, group_width)
         self.conv1 = Conv(inputs, outputs)
         self.norm2 = NormSiLU(outputs, group_width)
         self.conv2 = Conv(outputs, outputs, zero=True)
         self.skip = Skip(inputs, outputs) if inputs != outputs else nn.Identity()
-        self.attention = Attention(outputs, head_width, group_width) if head_width else nn.Identity()
+        self.attention = Attention(outputs, head_width, group_width, qk_norm) if head_width else nn.Identity()
         self.outputs = outputs
 
     def forward(self, h: Pending, scale_shift: Tensor, other: Tensor | None = None) -> tuple[Pending, Tensor]:

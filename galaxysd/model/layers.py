@@ -86,9 +86,10 @@ class NormSiLU(nn.Module):
 class Attention(nn.Module):
     """Self-attention over a map, to be added to it; starts as nothing."""
 
-    def __init__(self, channels: int, head_width: int, group_width: int) -> None:
+    def __init__(self, channels: int, head_width: int, group_width: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = channels // head_width
+        self.qk_gain = nn.Parameter(torch.ones(head_width)) if qk_norm else None
         self.norm = NormSiLU(channels, group_width)
         self.qkv = Conv(channels, 3 * channels, 1)
         self.out = Conv(channels, channels, 1, zero=True)
@@ -98,7 +99,7 @@ class Attention(nn.Module):
         return Pending(whole, self.out(self.attend(self.qkv(y))))
 
     def attend(self, qkv: Tensor) -> Tensor:
-        return attention(qkv, self.heads)
+        return attention(qkv, self.heads, self.qk_gain)
 
 
 def laid_out(net: nn.Module, layout: torch.memory_format) -> nn.Module:

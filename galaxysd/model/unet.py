@@ -30,7 +30,7 @@ class UNet(nn.Module):
 
         def block(inputs: int, level: int) -> ResBlock:
             head = config.head_width if sides[level] in config.attention else 0
-            return ResBlock(inputs, widths[level], config.group_width, head)
+            return ResBlock(inputs, widths[level], config.group_width, head, config.qk_norm)
 
         self.stem = Conv(folded + self.padding, widths[0])
         self.down = nn.ModuleList()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from galaxysd import seeds
-from galaxysd.model.layers import Attention, Conv, Linear, NormSiLU, Pending, laid_out
+from galaxysd.model.layers import Attention, Conv, Linear, NormSiLU, Pending, Skip, laid_out
 from galaxysd.train.denoise import initialise
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -93,6 +93,33 @@ def test_attention_is_softmax_of_products(dtype: torch.dtype):
                 weights = torch.softmax(q[head, :, pixel] @ k[head] / math.sqrt(8), 0)
                 mixed[galaxy, 8 * head : 8 * head + 8, pixel] = v[head] @ weights
     assert error(layer(Pending(x.to(dtype))).whole(), x.double() + wide.out(mixed.view(2, 16, 3, 3))) < TOLERANCE[dtype]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_normed_attention_compares_directions(dtype: torch.dtype):
+    """Longer queries and keys change nothing; the gain does."""
+    layer, x = perturbed(Attention(16, 8, 8, qk_norm=True)), draw("x", 2, 16, 3, 3)
+    before = layer(Pending(x.to(dtype))).whole()
+    layer.qkv.weight[:32] *= 7
+    layer.qkv.bias[:32] *= 7
+    assert error(layer(Pending(x.to(dtype))).whole(), before.double()) < TOLERANCE[dtype]
+    layer.qk_gain *= 3
+    assert error(layer(Pending(x.to(dtype))).whole(), before.double()) > 10 * TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_skip_of_two_maps_is_that_of_their_concatenation(dtype: torch.dtype):
+    """As decoders on CUDA have it, where nobody writes the concatenation: values, layout and every gradient."""
+    skip = perturbed(Skip(24, 16))
+    maps = [draw(n, 2, c, 5, 3).to(dtype, memory_format=torch.channels_last).requires_grad_() for n, c in (("a", 16), ("b", 8))]
+    results = []
+    for sources in (maps, [torch.cat(maps, 1)]):
+        out = skip(*sources)
+        results.append((out, *torch.autograd.grad(out.float().square().sum(), [*maps, *skip.parameters()])))
+    assert results[0][0].is_contiguous(memory_format=torch.channels_last)
+    for found, wanted in zip(*results, strict=True):
+        assert error(found.detach(), wanted.detach().double()) < 2 * TOLERANCE[dtype]
 
 
 def test_laid_out_changes_strides_and_no_value():
