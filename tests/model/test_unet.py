@@ -15,10 +15,13 @@ from galaxysd import seeds
 from galaxysd.data import conditions
 from galaxysd.data.conditions import Conditions
 from galaxysd.data.schema import GZ2
+from galaxysd.kernels import attend, norm
+from galaxysd.model import layers
 from galaxysd.model.layers import Attention, laid_out
 from galaxysd.model.unet import CHANNEL_MULTIPLE, UNet
 from galaxysd.train.denoise import initialise
 from tests import tiny
+from tests.kernels.bf16_dot import bf16_dot  # noqa: F401  (a fixture)
 
 WIDTH = conditions.width(GZ2)
 
@@ -229,3 +232,38 @@ def test_packaged_ahead_of_time_it_runs_where_galaxysd_is_not(smallest, tmp_path
     command = [sys.executable, "-c", LOAD, package, str(tmp_path / "given.npz"), str(tmp_path / "out.npy")]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=100)
     assert relative(torch.from_numpy(np.load(tmp_path / "out.npy")), wanted) < 1e-5
+
+
+def carried_as_on_cuda(x, weight, bias, groups, *, residual, other):
+    """What `group_norm_silu_carry` does with CUDA tensors."""
+    y, first, second = norm._Carry.apply(x, residual, other, weight, bias, None, None, None, groups, 1e-5, "none", 0.0)
+    return y, (first,) if other is None else (first, second)
+
+
+def test_the_network_as_it_is_on_cuda(monkeypatch, bf16_dot):  # noqa: F811
+    """Sources never concatenated, skip gradients as addends, every op by its launchers in the interpreter: the same network."""
+    config = tiny.config("model.channels=[16,32]", "model.attention=[2]", "model.head_width=16", "model.qk_norm=true").model
+    net = laid_out(perturbed(UNet(config, WIDTH)), torch.channels_last)
+    x, noise, features = inputs(config, 2)
+
+    def run():
+        net.zero_grad()
+        out = net(x.contiguous(memory_format=torch.channels_last), noise, features)
+        out.square().mean().backward()
+        return out.detach(), torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
+
+    wanted = run()
+    launched = []
+
+    def counted(function):
+        return lambda *given: launched.append(function.__name__) or function(*given)
+
+    monkeypatch.setattr(layers, "group_norm_silu_carry", carried_as_on_cuda)
+    monkeypatch.setattr(norm, "aten_forward", lambda *given: (*counted(norm.launch_forward)(*given), x.new_empty(0)))
+    monkeypatch.setattr(norm, "aten_backward", lambda *given: counted(norm.launch_backward)(*given[:10], *given[11:]))  # less `pre`
+    monkeypatch.setattr(attend, "aten_forward", counted(attend.launch_forward))
+    monkeypatch.setattr(attend, "aten_backward", counted(attend.launch_backward))
+    found = run()
+    assert launched.count("launch_forward") == launched.count("launch_backward") > 10
+    assert relative(found[0], wanted[0]) < 1e-5
+    assert relative(found[1], wanted[1]) < 1e-5
