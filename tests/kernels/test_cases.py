@@ -37,17 +37,22 @@ def attention_shapes(_: str):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_launchers_over_drawn_shapes(name, tier):
+def judge_drawn(name: str, examples: int) -> None:
+    """Draws shapes and types for a case and checks its launchers, forward and every gradient."""
     shapes = norm_shapes(name) if name in NORMS else attention_shapes(name)
 
     # As drawn: to make a failing shape smaller takes the interpreter minutes.
-    @hypothesis.settings(max_examples=tier("kernel-shapes"), phases=[hypothesis.Phase.generate])
+    @hypothesis.settings(max_examples=examples, phases=[hypothesis.Phase.generate])
     @hypothesis.given(shapes, st.sampled_from(DTYPES))
     def judge(shape, dtype):
         check(CASES[name], shape, dtype)
 
     judge()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_launchers_over_drawn_shapes(name, tier):
+    judge_drawn(name, tier("kernel-shapes"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
