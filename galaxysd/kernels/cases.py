@@ -133,7 +133,9 @@ class _Form:
 def _norm(name: str, streams: tuple[float, float], **form: Any) -> Case:
     chosen = _Form(**form)
     files = ("norm.py", "norm_aten.py", "norm_tiles.py", "norm_forward.py", "norm_backward.py", "dropout.py", "launching.py")
-    return Case(name, "group_norm_silu", (*files, "launches/norm.json"), chosen.inputs, chosen.ours, chosen.reference, chosen.launched, streams)
+    return Case(
+        name, "group_norm_silu", (*files, "launches/norm.json"), chosen.inputs, chosen.ours, chosen.reference, chosen.launched, streams
+    )
 
 
 def _attention(name: str, norm: bool = False) -> Case:
