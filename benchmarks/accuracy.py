@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -39,16 +40,16 @@ class Accuracy:
         ]
 
 
-def normal(name: str, shape: tuple[int, ...]) -> Tensor:
+def normal(name: str, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
     """Standard normal numbers for an input, float64, the same on every machine."""
     count = math.prod(shape)
-    drawn = seeds.normal(0, f"benchmark-{name}", 0, (min(count, PERIOD),))[0].double()
+    drawn = seeds.normal(0, f"benchmark-{name}", 0, (min(count, PERIOD),))[0].to(device, torch.float64)
     return drawn.repeat(-(-count // len(drawn)))[:count].view(shape)
 
 
 def inputs(case: Case, shape: Shape, dtype: torch.dtype, device: torch.device | str, layout: torch.memory_format) -> Inputs:
     """The inputs of a case in the layout a network would hand it."""
-    given = case.inputs(shape, dtype, device, normal)
+    given = case.inputs(shape, dtype, device, functools.partial(normal, device=device))
     return {name: t.contiguous(memory_format=layout) if t.ndim == 4 else t for name, t in given.items()}
 
 
@@ -82,7 +83,7 @@ def accuracy(case: Case, given: Inputs, shape: Shape, ours: Call | None = None) 
     dtype = next(iter(given.values())).dtype
     with torch.no_grad():
         outputs = joined(case.reference({name: t.double() if t.is_floating_point() else t for name, t in given.items()}, shape))
-    cotangents = [normal(f"cotangent-{k}", tuple(y.shape)).to(y.device, dtype) for k, y in enumerate(outputs)]
+    cotangents = [normal(f"cotangent-{k}", tuple(y.shape), y.device).to(dtype) for k, y in enumerate(outputs)]
     truth = _differentiated(case.reference, given, shape, cotangents, torch.float64)
     mine = _differentiated(ours or case.ours, given, shape, cotangents)
     errors = {name: relative(mine[name], wanted) for name, wanted in truth.items()}

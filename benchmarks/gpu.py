@@ -101,9 +101,10 @@ def limits(plan: Plan) -> str:
 
 
 def lacking(found: list[Row], card: str) -> list[Use]:
-    """The uses of the preset's step that have no row of this card for the files as they are."""
+    """The uses of the preset's step that have no row of this card for the files as they are, those that move most first."""
     done = {(row["case"], row["shape"]) for row in found if row["kind"] == "kernel" and row["card"] == card and current(row)}
-    return [use for use in kernels.chosen(PRESET, None, False) if (use.case, str(use.shape)) not in done]
+    uses = sorted(kernels.chosen(PRESET, None, False), key=lambda use: -use.calls * use.shape.elements)
+    return [use for use in uses if (use.case, str(use.shape)) not in done]
 
 
 def current(row: Row) -> bool:

@@ -105,9 +105,13 @@ def _timed(use: Use, settings: Settings, which: str, given: dict[str, torch.Tens
     others, absent = peers.peers(case, given, use.shape, settings.compiled)
     streams = case.streams[0] + (case.streams[1] if which == BOTH else 0)
     sets = timing.copies_of(given) if cuda else [given]
-    makers = {name: [timing.passed(call, each, use.shape, which) for each in sets] for name, call in others.items()}
-    ours = [timing.passed(case.ours, each, use.shape, which) for each in sets]
-    makers = {"ours": ours, **makers, "copy": [peers.copies(each, use.shape, streams) for each in sets[:8]]}
+    makers = {"ours": [timing.passed(case.ours, each, use.shape, which) for each in sets]}
+    for name, call in others.items():
+        try:
+            makers[name] = [timing.passed(call, each, use.shape, which) for each in sets]
+        except RuntimeError as error:  # a backend that does not take this shape: said in the row, and the others go on
+            absent[name] = peers.words(error)
+    makers["copy"] = [peers.copies(each, use.shape, streams) for each in sets]
     seconds = _on_cuda(makers, settings, absent) if cuda else timing.on_cpu(planted_cpu(makers, settings.plant), settings.rounds)
     row: Row = {
         "ratios": {name: spread(seconds["ours"], found) for name, found in seconds.items() if name not in ("ours", "copy")},
@@ -136,7 +140,7 @@ def _on_cuda(makers: dict[str, list[Run]], settings: Settings, absent: dict[str,
         more = round((settings.plant - 1) * len(calls)) if name == "ours" else 0
         try:
             replays[name] = timing.Replay(calls + calls[:more], counted=len(calls))
-        except Exception as error:  # a backend that refuses this shape, or a capture: said in the row, and the others go on
+        except RuntimeError as error:  # what cannot be captured is said in the row as well
             if name in ("ours", "copy"):
                 raise
             absent[name] = peers.words(error)

@@ -26,7 +26,7 @@ COPIES = 64  # of the inputs, at most
 
 def dense(y: Tensor, name: str, like: Tensor) -> Tensor:
     layout = torch.contiguous_format if like.ndim == 4 and like.is_contiguous() else torch.channels_last
-    return normal(f"cotangent-{name}", tuple(y.shape)).to(y.device, y.dtype).contiguous(memory_format=layout)
+    return normal(f"cotangent-{name}", tuple(y.shape), y.device).to(y.dtype).contiguous(memory_format=layout)
 
 
 def passed(call: Call, given: Inputs, shape: Shape, which: str) -> Run:
