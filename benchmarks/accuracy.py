@@ -15,6 +15,7 @@ from galaxysd.kernels.cases import Case, Inputs, Shape
 
 PERIOD = 1_000_003  # numbers drawn for a large map, then repeated: prime, so that no two samples are alike
 GOAL = 1.5  # times torch's own error
+NOT_A_NUMBER = 1e30  # stands for an error that is none, or infinite: rows are JSON, which has neither
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def _differentiated(call: Call, given: Inputs, shape: Shape, cotangents: list[Te
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm().clamp_min(1e-30))
+    error = float((found - wanted).norm() / wanted.norm().clamp_min(1e-30))
+    return error if math.isfinite(error) else NOT_A_NUMBER
 
 
 def accuracy(case: Case, given: Inputs, shape: Shape, ours: Call | None = None) -> Accuracy:

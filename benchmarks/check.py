@@ -69,9 +69,8 @@ def measurable(found: list[Row]) -> tuple[list[Row], list[Row]]:
 
 def uses() -> dict[tuple[str, str], Use]:
     """Every use of every preset's step by what a row calls it, and the shapes of forms that no step uses."""
-    rare = map(kernels.rare, CASES)
-    steps = [use for preset in census.PRESETS for use in census.uses(preset)]
-    return {(use.case, str(use.shape)): use for use in (*rare, *steps)}
+    every = [use for preset in census.PRESETS for use in kernels.chosen(preset, list(CASES), False)]
+    return {(use.case, str(use.shape)): use for use in every}
 
 
 def verdicts(committed: list[Row], measure: Measure, allowed: float) -> Iterator[Verdict]:

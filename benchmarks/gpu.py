@@ -101,9 +101,9 @@ def limits(plan: Plan) -> str:
 
 
 def lacking(found: list[Row], card: str) -> list[Use]:
-    """The uses of the preset's step that have no row of this card for the files as they are, those that move most first."""
+    """What has no row of this card for the files as they are: the preset's step, those that move most first, then other forms."""
     done = {(row["case"], row["shape"]) for row in found if row["kind"] == "kernel" and row["card"] == card and current(row)}
-    uses = sorted(kernels.chosen(PRESET, None, False), key=lambda use: -use.calls * use.shape.elements)
+    uses = sorted(kernels.chosen(PRESET, list(CASES), False), key=lambda use: -use.calls * use.shape.elements)
     return [use for use in uses if (use.case, str(use.shape)) not in done]
 
 

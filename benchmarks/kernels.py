@@ -49,8 +49,11 @@ class Settings:
         return cls(device, dtype, layout, rounds or ROUNDS[device.type], compiled or device.type == "cuda", plant)
 
 
-def rare(name: str) -> Use:
-    """A small shape for a form that no preset's step uses at present, and so has no shape from a census."""
+def rare(name: str, preset: str | None = None) -> Use:
+    """A shape for a form that no step uses at present: that of the form most like it in a preset's step, or else a small one."""
+    kin = [use for use in (census.uses(preset) if preset else ()) if CASES[use.case].op == CASES[name].op and not use.shape.second]
+    if kin:
+        return Use(name, max(kin, key=lambda use: use.calls * use.shape.elements).shape, 0)
     if CASES[name].op == "attention":
         return Use(name, Shape(2, 8, 8, 64, 2), 0)
     return Use(name, Shape(2, 8, 8, 32, 6, 16) if "cat" in name else Shape(2, 8, 8, 32, 4), 0)
@@ -71,7 +74,7 @@ def chosen(preset: str, names: list[str] | None, smoke: bool) -> list[Use]:
         if name not in CASES:
             raise BadInput(f"--case {name}: no such case{nearest(name, CASES)}")
     found = [use for use in census.uses(preset) if names is None or use.case in names]
-    found += [rare(name) for name in names or () if name not in {use.case for use in found}]
+    found += [rare(name, preset) for name in names or () if name not in {use.case for use in found}]
     return list({(each.case, each.shape): each for each in map(small, found)}.values()) if smoke else found
 
 
