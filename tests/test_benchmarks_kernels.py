@@ -107,3 +107,34 @@ def test_typos_are_answered_with_the_nearest_name(capsys):
     assert "did you mean norm-add?" in capsys.readouterr().err
     assert main(["kernels", "--preset", "smoke-23"]) == 2
     assert "did you mean smoke-32?" in capsys.readouterr().err
+
+
+def test_replays_are_timed_and_a_peer_that_refuses_is_named(monkeypatch):
+    """The way of a GPU, with a stand-in for graphs: each call costs one second, and what was planted comes on top."""
+
+    class Replay:
+        def __init__(self, calls, counted=None):
+            for call in calls:
+                call()
+            self.cost = len(calls) / (counted or len(calls))
+
+        def seconds(self):
+            return self.cost
+
+    def refuses(given, shape):
+        raise RuntimeError("No available kernel")
+
+    settings = kernels.Settings(torch.device("cuda"), torch.float32, torch.channels_last, rounds=3, compiled=False, plant=1.3)
+    use, case = kernels.rare("norm-add"), CASES["norm-add"]
+    given = inputs(case, use.shape, torch.float32, "cpu", torch.channels_last)
+    monkeypatch.setattr(timing, "Replay", Replay)
+    monkeypatch.setattr(timing, "copies_of", lambda given: [given] * 10)
+    monkeypatch.setattr(timing, "cold", lambda call: 0.5)
+    monkeypatch.setattr(peers, "peers", lambda *_: ({"eager": peers.plain(case), "refuses": refuses}, {"apex": "not built"}))
+    row = kernels._timed(use, settings, timing.BOTH, given)
+    assert row["ratios"] == {"eager": {"median": 1 / 1.3, "p20": 1 / 1.3, "p80": 1 / 1.3}}
+    assert row["absent"] == {"apex": "not built", "refuses": "No available kernel"}
+    assert row["cold"] == {"ours": 0.5, "eager": 0.5}
+    assert row["bytes"] == 8 * use.shape.elements * 4
+    whole = row | {"kind": "kernel", "case": "norm-add", "shape": "", "dtype": "", "pass": "", "green": True, "error_ratio": 1.0}
+    assert "absent: apex, refuses" in kernels.say(whole)
