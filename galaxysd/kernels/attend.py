@@ -27,7 +27,7 @@ from galaxysd.kernels.plain import is_lowered
 WIDTHS = (16, 32, 64, 128)  # head widths of the kernels
 LONGEST = 1024
 # The shape classes of the launch tables, each with its largest N and D.
-CLASSES = {f"n<={n},d<={d}": (n, d) for d in (64, 128) for n in (64, 256, LONGEST)}
+CLASSES = {f"n<={n},d<={d}": (n, d) for d in (32, 64, 128) for n in (64, 256, LONGEST)}
 
 
 def reference(qkv: Tensor, heads: int, qk_gain: Tensor | None = None) -> Tensor:
