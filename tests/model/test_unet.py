@@ -240,9 +240,7 @@ def carried_as_on_cuda(x, weight, bias, groups, *, residual, other):
     return y, (first,) if other is None else (first, second)
 
 
-@pytest.mark.skipif(
-    torch.cuda.is_available(), reason="needs Triton's interpreter; on a card tests/test_benchmarks_gpu.py compares networks"
-)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs the interpreter; on a card tests/test_benchmarks_gpu.py compares networks")
 def test_the_network_as_it_is_on_cuda(monkeypatch, bf16_dot):  # noqa: F811
     """Sources never concatenated, skip gradients as addends, every op by its launchers in the interpreter: the same network."""
     config = tiny.config("model.channels=[16,32]", "model.attention=[2]", "model.head_width=16", "model.qk_norm=true").model
