@@ -47,7 +47,7 @@ def plan(config: Config, device: torch.device) -> dict[str, Any]:
     }
 
 
-def _attention_flops(qkv: tuple[int, ...], heads: int, **_: object) -> int:
+def _attention_flops(qkv: tuple[int, ...], heads: int, *_: object, **__: object) -> int:
     """Of our attention op, which the counter does not know: q k^T and its product with v, 2 N N C each."""
     batch, packed, height, width = qkv
     return 2 * 2 * batch * (packed // 3) * (height * width) ** 2

@@ -9,7 +9,7 @@ import torch
 
 from galaxysd import checkpoint
 from galaxysd import config as configs
-from galaxysd.model.layers import Attention, Conv, Linear
+from galaxysd.model.layers import Attention, Conv, Linear, Pending
 from galaxysd.train import plan
 from tests import tiny
 
@@ -31,7 +31,8 @@ def real(config) -> dict:
 
     net, flops, kept = UNet(config.model, conditions.width(GZ2)), [], {}
 
-    def count(module: torch.nn.Module, given: tuple, out: torch.Tensor) -> None:
+    def count(module: torch.nn.Module, given: tuple, out: torch.Tensor | Pending) -> None:
+        out = out.x if isinstance(out, Pending) else out
         if isinstance(module, Linear):
             flops.append(2 * module.in_features * out.numel())
         elif isinstance(module, Conv):
