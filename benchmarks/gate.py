@@ -22,6 +22,16 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # These read a few statistics or sums for each group or channel, strided: there is no row of 16 bytes to be read at once.
 NARROW = {"_merge", "_gather", "_over_batch"}
 
+# Triton compiles an argument of 1 as a constant, which the interpreter does not show: one pixel, one group, one channel, one head.
+EDGES = (
+    ("norm-add-cat", Shape(1, 1, 1, 1, 1, 15)),
+    ("norm-adaptive", Shape(1, 1, 1, 200, 1)),
+    ("norm-down", Shape(1, 2, 2, 1, 1)),
+    ("norm-dropout", Shape(1, 1, 1, 16, 1)),
+    ("attention-norm", Shape(1, 1, 1, 64, 1)),
+    ("attention", Shape(1, 17, 17, 64, 1)),
+)
+
 
 @dataclass(frozen=True)
 class Form:
@@ -129,10 +139,23 @@ def unused(found: list[Form], capabilities: list[int]) -> list[str]:
     return [f"{' '.join(map(str, where))}: no case uses this row" for where in sorted(rows - {key(each.launch.row) for each in found})]
 
 
+def edge_faults(capability: int) -> list[str]:
+    """What does not compile of the launches whose sizes are 1; nothing is asked of their code."""
+    wrong = []
+    for name, shape in EDGES:
+        for launch in launches(CASES[name], shape, torch.bfloat16, capability):
+            try:
+                aot.compile_launch(launch)
+            except Exception as error:  # whatever the compiler raises is the fault
+                said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+                wrong.append(f"{name} {shape} {launch.kernel.fn.__name__}: does not compile: {said}")
+    return list(dict.fromkeys(wrong))
+
+
 def gate(capabilities: list[int], forms: str = "few", workers: int = 2) -> Gate:
     """Compiles the launches of every case: `forms` is "few" (each row once, in its heaviest form) or "all"."""
     found, wrong = recorded(capabilities, forms)
-    wrong += unused(found, capabilities)
+    wrong += unused(found, capabilities) + edge_faults(capabilities[0])
     results: dict[str, Result] = {}
     for form, compiled in zip(found, aot.compile_all((each.launch for each in found), workers), strict=True):
         results.setdefault(repr(compiled), Result(form.case, compiled))  # forms that differ in nothing compiled are one

@@ -121,3 +121,15 @@ def test_what_cannot_be_compiled_is_said(monkeypatch, capsys):
     monkeypatch.setattr(launching, "INTERPRETED", False)
     assert main(["compile", "--capability", "75"]) == 2
     assert "they have 80, 89, 90, 100, 120" in capsys.readouterr().err
+
+
+def test_a_kernel_that_does_not_compile_at_a_size_of_one_is_a_fault(monkeypatch):
+    """Seen from a compiler that refuses one kernel; the real one is asked by the first test of this file."""
+
+    def refuse(launch):
+        if launch.kernel.__name__ == "_merge":
+            raise ValueError("at 12:4:\n'int' object has no attribute 'to'")
+
+    monkeypatch.setattr(aot, "compile_launch", refuse)
+    monkeypatch.setattr(gate, "EDGES", gate.EDGES[:2])
+    assert gate.edge_faults(90) == ["norm-adaptive 1x1x1x200/1 _merge: does not compile: 'int' object has no attribute 'to'"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._library.triton import set_wrap_triton_enabled
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from galaxysd.kernels.cases import Case, Shape
@@ -25,6 +26,16 @@ ALLOCATIONS = {aten.empty.memory_format, aten.empty_like.default, aten.new_empty
 
 class Poisoned(TorchDispatchMode):
     """Within it, memory that is asked for comes full of NaN."""
+
+    def __enter__(self) -> Any:
+        # Launched bare, as torch launches the kernels of an eager op: wrapped ones know no rule for a mode of ours.
+        self.bare = set_wrap_triton_enabled(False)
+        self.bare.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.bare.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
