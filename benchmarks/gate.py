@@ -84,7 +84,8 @@ class Gate:
 def shapes(case: Case, every: bool = False) -> list[Shape]:
     """One legal shape for each class of the launch tables, the largest; with `every`, also the narrower heads of a class."""
     if case.op == "attention":
-        sizes = [(n, d) for n, widest in attend.CLASSES.values() for d in attend.WIDTHS if d == widest or (every and d < widest <= 64)]
+        longest = dict.fromkeys(n for n, _ in attend.CLASSES.values())
+        sizes = [(n, d) for n in longest for d in attend.WIDTHS] if every else list(attend.CLASSES.values())
         return [Shape(2, int(n**0.5), int(n**0.5), 4 * d, 4) for n, d in sizes]
     if "other" in case.inputs(Shape(1, 2, 2, 16, 2, 16), torch.bfloat16, "meta", _nothing):
         return [Shape(2, side, side, 128, 12, 64) for side in MAPS]
