@@ -11,8 +11,6 @@ from tests.test_benchmarks_gate import compiles
 
 pytestmark = [pytest.mark.proof_kernels, pytest.mark.timeout(840)]
 
-ORDER = (90, 89, 120, 100, 80)  # of the cards that are compiled in all forms first
-
 
 def compiled(forms: str, capabilities: tuple[int, ...]) -> dict:
     words = [word for each in capabilities for word in ("--capability", str(each))]
@@ -22,15 +20,11 @@ def compiled(forms: str, capabilities: tuple[int, ...]) -> dict:
 
 
 def test_every_row_compiles_for_its_card(tier, report):
-    """All cards in the heaviest form of each row, and so many of them in every form."""
-    n = tier("cards-in-every-form")
-    assert set(ORDER) == set(launching.capabilities())
-    every, heaviest = compiled("all", ORDER[:n]), {"results": [], "faults": []}
-    if ORDER[n:]:
-        heaviest = compiled("few", ORDER[n:])
-    results, faults = every["results"] + heaviest["results"], every["faults"] + heaviest["faults"]
-    shown = ", ".join(f"sm_{each}" for each in ORDER[:n])
-    report(f"launches compiled for five cards ({shown} in every form), faults", len(faults), n=len(results))
+    """All five cards, each row in the heaviest form of its operation or in every form."""
+    forms = "few" if tier("forms-of-a-row") == 1 else "all"
+    found = compiled(forms, tuple(launching.capabilities()))
+    results, faults = found["results"], found["faults"]
+    report(f"launches compiled for five cards, {'heaviest' if forms == 'few' else 'every'} form; faults", len(faults), n=len(results))
     report("most registers of a thread", max(each["compiled"]["registers"] for each in results), n=len(results))
     rows = {tuple(each["compiled"]["row"][key] for key in ("op", "shape", "dtype", "capability")) for each in results}
     report("rows of the launch tables compiled", f"{len(rows)} of {len(launching.rows())}", n=len(launching.rows()))
