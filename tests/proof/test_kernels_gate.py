@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.proof_kernels, pytest.mark.timeout(840)]
 
 def compiled(forms: str, capabilities: tuple[int, ...]) -> dict:
     words = [word for each in capabilities for word in ("--capability", str(each))]
-    done = compiles(*words, "--forms", forms, "--json", timeout=800)
+    done = compiles(*words, "--forms", forms, "--json", timeout=800 if forms == "few" else 7200)
     assert done.returncode in (0, 1), done.stderr[-3000:]
     return json.loads(done.stdout)
 
