@@ -120,6 +120,22 @@ MUTATIONS = [
         "g, 0.0)\n    g =",
         norm("norm-dropout", SMALL),
     ),
+    Mutation("delta missing, one program", "attend_short.py", r" - delta\[:, None\]", "", attention("check_attention", *SHORT)),
+    Mutation("delta missing for queries", "attend_tiled.py", r" - delta\[:, None\]", "", attention("check_attention", *TILED)),
+    Mutation("delta missing for keys", "attend_tiled.py", r" - delta\[None, :\]", "", attention("check_attention", *TILED)),
+    Mutation("keys past the last not masked", "attend_short.py", LAST_KEYS, "", attention("check_attention", *SHORT)),
+    Mutation("keys past the last not masked, tiled", "attend_tiled.py", LAST_KEYS, "", attention("check_attention", *TILED)),
+    Mutation("attention's coercion off", "attend.py", r"    dout = dout\.contiguous\(.*\n", "", attention("check_strides", *SHORT)),
+    Mutation(
+        "a keys kernel not launched", "attend_tiled.py", r"launch\(wrap_triton\(_keys\), .*", "pass", attention("check_attention", *TILED)
+    ),
+    Mutation(
+        "the norm of queries not in their gradient",
+        "attend_short.py",
+        r"dq = unit_gradient\(dq \* gain\[None, :\], q, D, ACC\)",
+        "dq = dq * gain[None, :]",
+        attention("check_attention", *SHORT, True),
+    ),
 ]
 
 
