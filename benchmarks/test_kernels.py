@@ -26,11 +26,8 @@ def contestants(request):
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", ["ours", "eager", *(f"sdpa {name}" for name in peers.BACKENDS), "apex"])
-def test_kernel(benchmark, contestants, name):
+def timed(benchmark, contestants, name: str) -> None:
     case, calls = contestants
-    if name not in calls:
-        pytest.skip("needs a CUDA device, or is no peer of this case")
 
     def finished() -> None:
         calls[name]()
@@ -39,3 +36,22 @@ def test_kernel(benchmark, contestants, name):
 
     benchmark.group = f"{case}, {timing.BOTH}"
     benchmark.pedantic(finished, rounds=15, warmup_rounds=3)
+
+
+@pytest.mark.parametrize("name", ["ours", "eager"])
+def test_kernel(benchmark, contestants, name):
+    timed(benchmark, contestants, name)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("contestants", [name for name in sorted(CASES) if CASES[name].op == "attention"], indirect=True)
+@pytest.mark.parametrize("name", [f"sdpa {name}" for name in peers.BACKENDS])
+def test_attention_of_each_backend(benchmark, contestants, name):
+    timed(benchmark, contestants, name)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("contestants", ["norm", "norm-add", "norm-cat", "norm-add-cat"], indirect=True)
+def test_apex(benchmark, contestants):
+    pytest.importorskip("apex.contrib.group_norm", reason="needs apex built with its group_norm")
+    timed(benchmark, contestants, "apex")
