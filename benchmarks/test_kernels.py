@@ -10,6 +10,8 @@ from benchmarks.accuracy import accuracy, inputs
 from benchmarks.kernels import Settings
 from galaxysd.kernels.cases import CASES
 
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
 
 @pytest.fixture(scope="module", params=sorted(CASES))
 def contestants(request):
@@ -43,14 +45,14 @@ def test_kernel(benchmark, contestants, name):
     timed(benchmark, contestants, name)
 
 
-@pytest.mark.gpu
+@on_a_gpu
 @pytest.mark.parametrize("contestants", [name for name in sorted(CASES) if CASES[name].op == "attention"], indirect=True)
 @pytest.mark.parametrize("name", [f"sdpa {name}" for name in peers.BACKENDS])
 def test_attention_of_each_backend(benchmark, contestants, name):
     timed(benchmark, contestants, name)
 
 
-@pytest.mark.gpu
+@on_a_gpu
 @pytest.mark.parametrize("contestants", ["norm", "norm-add", "norm-cat", "norm-add-cat"], indirect=True)
 def test_apex(benchmark, contestants):
     pytest.importorskip("apex.contrib.group_norm", reason="needs apex built with its group_norm")
