@@ -6,6 +6,7 @@ asked a question gave each answer. A question that nobody was asked has a count 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -213,6 +214,21 @@ def _plain(name: str) -> str:
 _PLAIN = {_plain(alias): meanings for alias, meanings in ALIASES.items()}
 
 
+# A column of the published tables of Galaxy Zoo 2, t08_odd_feature_a38_dust_lane_count: number of the task, number of the answer.
+_PUBLISHED = re.compile(r"t(\d\d)_\w+_a(\d\d)_\w+_count")
+# The answers' published numbers, in our order: the dust lane came after the rest, and there is no 35.
+_PUBLISHED_ANSWERS = (*range(1, 25), 38, *range(25, 35), 36, 37)
+
+
+def published(name: str) -> str | None:
+    """The canonical answer whose votes a column of a published Galaxy Zoo 2 table counts, None for any other name."""
+    found = _PUBLISHED.fullmatch(name)
+    if found is None or int(found[2]) not in _PUBLISHED_ANSWERS:
+        return None
+    column = _PUBLISHED_ANSWERS.index(int(found[2]))
+    return GZ2.answers[column] if int(GZ2.owner[column]) == int(found[1]) - 1 else None
+
+
 def schema(name: str) -> Schema:
     """The schema of that name."""
     if name not in SCHEMAS:
@@ -221,13 +237,18 @@ def schema(name: str) -> Schema:
 
 
 def meaning(name: str, tree: Schema = GZ2) -> str | None:
-    """The canonical answer for a canonical name or an alias, None if it is neither; an ambiguous alias is refused with its meanings."""
+    """The canonical answer for a canonical name, an alias or a published column of counts, None if it is none of them.
+
+    An ambiguous alias is refused with its meanings.
+    """
     if name in tree.answers:
         return name
     meanings = _PLAIN.get(_plain(name), ())
     if len(meanings) > 1:
         raise BadInput(f"{name!r} is ambiguous: it can mean {' or '.join(meanings)}; write the one you want")
-    return meanings[0] if meanings else None
+    if meanings:
+        return meanings[0]
+    return published(name) if tree is GZ2 else None
 
 
 def resolve(name: str, tree: Schema = GZ2) -> str:

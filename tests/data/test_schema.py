@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galaxysd.data.schema import ALIASES, GZ2, resolve, schema
+from galaxysd.data.schema import ALIASES, GZ2, meaning, resolve, schema
 from galaxysd.errors import BadInput
 
 COUNTS = st.lists(st.integers(0, 60), min_size=len(GZ2.answers), max_size=len(GZ2.answers))
@@ -87,3 +87,23 @@ def test_unknown_names_say_the_nearest() -> None:
         GZ2.number("barr")
     with pytest.raises(BadInput, match="did you mean bar_no"):
         GZ2.index("bar_not")
+
+
+def test_columns_of_the_published_table_count_our_answers() -> None:
+    assert resolve("t01_smooth_or_features_a01_smooth_count") == "smooth-or-featured_smooth"
+    assert resolve("t05_bulge_prominence_a13_dominant_count") == "bulge-size_dominant"
+    assert resolve("t08_odd_feature_a24_merger_count") == "odd-feature_merger"
+    assert resolve("t08_odd_feature_a38_dust_lane_count") == "odd-feature_dust-lane"
+    assert resolve("t09_bulge_shape_a25_rounded_count") == "edge-on-bulge_round"
+    assert resolve("t11_arms_number_a34_4_count") == "spiral-arm-count_4"
+    assert resolve("t11_arms_number_a37_cant_tell_count") == "spiral-arm-count_cant-tell"
+    counted = {meaning(f"t{task:02}_x_a{answer:02}_y_count") for task in range(13) for answer in range(40)}
+    assert counted == {*GZ2.answers, None}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["t01_smooth_or_features_a01_smooth_fraction", "t02_edgeon_a01_smooth_count", "t11_arms_number_a35_5_count", "t12_new_a39_yes_count"],
+)
+def test_other_published_columns_count_nothing(name: str) -> None:
+    assert meaning(name) is None
