@@ -20,6 +20,7 @@ VERBS = {
     "report": ("benchmarks.report", "plots, and the README's table, from the committed rows"),
     "compile": ("benchmarks.compiling", "compile every launch row for its card: registers, spills, loads, shared memory; needs no GPU"),
     "gpu": ("benchmarks.gpu", "everything a GPU machine should do, in a few minutes; goes on where it stopped"),
+    "votes": ("benchmarks.votes", "how the simulated volunteers answer on average, beside a real table's counts where one is given"),
     "tune": ("benchmarks.tune", "search the launch tables on this card"),
 }
 
