@@ -13,7 +13,10 @@ PROOF := $(BIN)/python -m pytest tests/proof -s -q
 VENV36 := .venv-triton36
 STAMP36 := $(VENV36)/.installed
 
-.PHONY: help demo test check fix proof-core proof-kernels bench gpu long clean
+# What the survey's proof is measured against.
+GALSIM := $(VENV)/.galsim
+
+.PHONY: help demo test check fix proof-core proof-kernels proof-survey bench gpu long clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +26,7 @@ help:
 	@echo "make fix         formats, and mends what ruff can mend"
 	@echo "make proof-core  measures the figures of the end-to-end road, and prints each with its N"
 	@echo "make proof-kernels  compiles every launch row for its card, runs the kernel suite under Triton 3.6 too, measures CPU ratios"
+	@echo "make proof-survey  compares the simulated survey's pixels with GalSim's, and measures images a second"
 	@echo "make bench       measures the kernels again and compares with the committed rows of this kind of machine"
 	@echo "make gpu         everything a GPU machine should do, in 8 minutes; installs nothing, goes on where it stopped"
 	@echo "make long        every proof at its full N: hours; appends rows to benchmarks/results"
@@ -69,6 +73,16 @@ proof-kernels: $(STAMP) $(STAMP36)
 	@echo "the kernel suite under Triton 3.6:"
 	@$(VENV36)/bin/python -m pytest -q -p no:cacheprovider tests/kernels
 
+# GalSim goes along with the newest numpy, so it shares the environment; what is there already is left as it is.
+$(GALSIM): $(STAMP) constraints-galsim.txt
+	@echo "installing GalSim into $(VENV), 60 MB"
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check $(CONSTRAINTS) -c constraints-galsim.txt GalSim
+	@touch $@
+
+proof-survey: $(GALSIM)
+	@$(BIN)/python -c 'import galsim' || { rm -f $(GALSIM); exit 1; }
+	@$(PROOF) --tier proof -m proof_survey
+
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks check
 
@@ -76,7 +90,7 @@ bench: $(STAMP)
 gpu:
 	@PYTHONPATH=. $(PYTHON) -m benchmarks gpu --minutes $(MINUTES)
 
-long: $(STAMP)
+long: $(STAMP) $(GALSIM)
 	@$(PROOF) --tier long
 
 clean:
