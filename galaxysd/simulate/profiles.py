@@ -1,7 +1,7 @@
 """Surface brightness of the components of a galaxy, on a grid of points: light per square arcsec for a total of 1.
 
 Coordinates are arcsec, [B, H, W] or broadcastable to it; parameters are [B]. Profiles are normalised analytically over the whole
-plane, so a stamp holds the enclosed fraction and no more. Arms alone, which have no closed form, are normalised on the grid.
+plane, so a stamp holds the enclosed fraction and no more. Bars, arms and rings are not: they are normalised on the grid.
 """
 
 from __future__ import annotations
@@ -57,27 +57,72 @@ def sersic(r: Tensor, index: Tensor, half_light: Tensor, ratio: Tensor, step: fl
 def missing_light(
     offset: Tensor, angle: Tensor, index: Tensor, half_light: Tensor, ratio: Tensor, step: float, exponent: Tensor | None = None
 ) -> Tensor:
-    """The share of a Sersic profile's light that its samples on a grid lack, because of its cusp: [B].
+    """What to add to the grid points around a Sersic profile's cusp so that its samples have the profile's moments: [B, 4, 4].
 
-    `offset` [B, 2] is the centre's place between grid points, in steps. With a window w(R) = exp(-R^2 / 2 s^2) the part I (1 - w)
-    is smooth, so the grid's sum of it is right; the integral of I w is a quadrature in ln R, and the difference to the grid's sum
-    of I w is what lacks.
+    `offset` [B, 2] is the centre's place between grid points, in steps: the second row and column are those before it. With a window
+    w(R) = exp(-R^2 / 2 s^2) the part I (1 - w) is smooth, so the grid's sums over it are right; the moments of I w are quadratures in
+    ln R, and their difference to the grid's sums of I w is what lacks: of light, of its centre (the samples lie unevenly about it) and
+    of its spread.
     """
     area = math.pi if exponent is None else superellipse_area(exponent)
     window = WINDOW * step / ratio.clamp_min(0.25)  # standard deviation along the major axis: two steps across the minor one
     nodes = torch.linspace(-9, math.log(6), 80, device=ratio.device)
     b, peak = sersic_constants(index, half_light, ratio, area)
     r = window[:, None] * torch.exp(nodes)
-    bright = peak[:, None] * torch.exp(-b[:, None] * (r / half_light[:, None]).pow(1 / index[:, None]))
-    integral = (2 * area * ratio) * (bright * torch.exp(-0.5 * (r / window[:, None]) ** 2) * r**2).sum(1) * float(nodes[1] - nodes[0])
+    bright = peak[:, None] * torch.exp(-b[:, None] * (r / half_light[:, None]).pow(1 / index[:, None]) - 0.5 * (r / window[:, None]) ** 2)
+    width = float(nodes[1] - nodes[0])
+    light = (2 * area * ratio) * (bright * r**2).sum(1) * width
+    second = math.pi if exponent is None else superellipse_spread(exponent)
+    along = second * ratio * (bright * r**4).sum(1) * width  # of u^2; of v^2 ratio^2 as much
+    cos, sin, round_off = torch.cos(angle), torch.sin(angle), ratio**2
 
     reach = math.ceil(3.5 * WINDOW / 0.25)
     points = torch.arange(-reach, reach + 1, device=ratio.device, dtype=torch.float32)
-    x, y = (points - offset[:, :1]) * step, (points - offset[:, 1:]) * step
-    u, v = rotated(x[:, None, :], y[:, :, None], angle)
+    x, y = points - offset[:, :1], points - offset[:, 1:]  # steps
+    u, v = rotated(x[:, None, :] * step, y[:, :, None] * step, angle)
     r = radius(u, v, ratio, exponent)
-    weight = torch.exp(-0.5 * (r / wide(window)) ** 2)
-    return integral - (sersic(r, index, half_light, ratio, step, area) * weight).sum((1, 2)) * step**2
+    samples = sersic(r, index, half_light, ratio, step, area) * torch.exp(-0.5 * (r / wide(window)) ** 2) * step**2
+    lines = [torch.stack([torch.ones_like(each), each, each**2], 1) for each in (x, y)]  # [B, 3, W]
+    sums = lines[1] @ samples @ lines[0].transpose(1, 2)  # [B, 3, 3]: rows 1, y, y^2 and columns 1, x, x^2
+    spread = along / step**2
+    moments = (
+        light - sums[:, 0, 0],
+        -sums[:, 0, 1],
+        -sums[:, 1, 0],
+        spread * (cos**2 + round_off * sin**2) - sums[:, 0, 2],
+        spread * (sin**2 + round_off * cos**2) - sums[:, 2, 0],
+        spread * (1 - round_off) * cos * sin - sums[:, 1, 1],
+    )
+    return around_a_place(offset, *moments) / step**2
+
+
+def around_a_place(offset: Tensor, m: Tensor, mx: Tensor, my: Tensor, mxx: Tensor, myy: Tensor, mxy: Tensor) -> Tensor:
+    """Sixteen numbers on the grid, from the point before `offset` [B, 2] to two behind it, with these moments about it: [B, 4, 4].
+
+    Nine points have the moments exactly; those about each corner of the place's cell get a bilinear weight, so that nothing jumps
+    where a place crosses a grid point.
+    """
+    patch = m.new_zeros(len(m), 4, 4)
+    for right in (0, 1):
+        for up in (0, 1):
+            dx, dy = offset[:, 0] - right, offset[:, 1] - up
+            weight = (1 - dx.abs()) * (1 - dy.abs())
+            ax, ay = mx + m * dx, my + m * dy
+            axx, ayy = mxx + 2 * mx * dx + m * dx**2, myy + 2 * my * dy + m * dy**2
+            axy = mxy + mx * dy + my * dx + m * dx * dy
+            rows = (
+                (axy / 4, (ayy - ay) / 2, -axy / 4),
+                ((axx - ax) / 2, m - axx - ayy, (axx + ax) / 2),
+                (-axy / 4, (ayy + ay) / 2, axy / 4),
+            )
+            patch[:, up : up + 3, right : right + 3] += wide(weight) * torch.stack([torch.stack(row, 1) for row in rows], 1)
+    return patch
+
+
+def superellipse_spread(exponent: Tensor) -> Tensor:
+    """Four times the integral of x^2 over |x|^c + |y|^c < 1; pi for c = 2."""
+    one, three, four = (torch.lgamma(k / exponent) for k in (1, 3, 4))
+    return 16 / exponent**2 * torch.exp(three + one - four) / (4 / exponent)
 
 
 def inclined_disc(r: Tensor, scale: Tensor, ratio: Tensor) -> Tensor:
@@ -109,31 +154,95 @@ EDGE_ON_LINE = _edge_on_line()
 
 
 def bar(u: Tensor, v: Tensor, length: Tensor, ratio: Tensor) -> Tensor:
-    """A bar: flat inside a superellipse of exponent 3, falling as exp(-m^3) with the superellipse radius m."""
-    across = v / wide(ratio)
-    cube = (u.abs() ** 3 + across.abs() ** 3) / wide(length) ** 3
-    exponent = torch.tensor(3.0, device=u.device)
-    norm = float(superellipse_area(exponent)) * 2 / 3 * math.gamma(2 / 3)
-    return torch.exp(-cube) / wide(norm * length**2 * ratio)
+    """A bar: flat inside a superellipse of exponent 3, falling as exp(-m^3) with the superellipse radius m; 1 at its middle."""
+    return torch.exp(-(u.abs() ** 3 + (v / wide(ratio)).abs() ** 3) / wide(length) ** 3)
 
 
 def arms(
-    u: Tensor, v: Tensor, r: Tensor, scale: Tensor, sense: Tensor,
-    pitch: Tensor, phase: Tensor, weight: Tensor, width: Tensor, reach: Tensor,
+    turn: Tensor, log_r: Tensor, r: Tensor, scale: Tensor, sense: Tensor,
+    pitch: Tensor, phase: Tensor, weight: Tensor, width: Tensor, begin: Tensor, end: Tensor,
 ) -> Tensor:  # fmt: skip
-    """Arms that are each a log spiral of its own pitch, [B, ARMS], with a von Mises section of the width given; not normalised."""
-    turn = torch.atan2(v, u)
-    log_r = torch.log(r.clamp_min(1e-3) / wide(scale))
+    """Arms that are each a log spiral of its own pitch and end, [B, ARMS], with a von Mises section of the width given; not normalised.
+
+    `turn` is the angle in the disc and `log_r` the logarithm of the radius over the scale length.
+    """
     total = torch.zeros_like(r)
     for k in range(pitch.shape[1]):
         if not bool((weight[:, k] > 0).any()):
             continue
-        sharp = (r * wide(torch.sin(pitch[:, k]) / width)) ** 2  # the section's concentration at radius r
+        sharp = (r * wide(torch.sin(pitch[:, k]) / width)).square_().clamp_(0.5, 60.0)  # the section's concentration at radius r
         angle = turn - wide(sense / torch.tan(pitch[:, k])) * log_r - wide(phase[:, k])
-        total += wide(weight[:, k]) * torch.exp(sharp.clamp(0.5, 60.0) * (torch.cos(angle) - 1))
-    begin, end = wide(reach[:, 0]), wide(reach[:, 1])
-    envelope = torch.sigmoid((r - begin) * (6 / begin)) * torch.sigmoid((end - r) * (8 / end))
-    return total * envelope * torch.exp(-r / wide(1.6 * scale))
+        fade = torch.sigmoid((wide(end[:, k]) - r) * wide(8 / end[:, k]))
+        total += wide(weight[:, k]) * torch.exp(sharp * (torch.cos(angle) - 1)) * fade
+    return total * inner_edge(r, begin) * torch.exp(-r / wide(1.6 * scale))
+
+
+def inner_edge(r: Tensor, begin: Tensor) -> Tensor:
+    """0 well inside the radius `begin`, 1 well outside."""
+    return torch.sigmoid((r - wide(begin)) * wide(6 / begin))
+
+
+def patches(turn: Tensor, log_r: Tensor, r: Tensor, scale: Tensor, waves: Tensor, begin: Tensor, end: Tensor) -> Tensor:
+    """Young light in patches sheared by rotation, which follow no arm; `waves` [B, K, 3] are whole waves around, waves inwards, phase."""
+    total = torch.zeros_like(r)
+    for around, inwards, phase in (each.unbind(1) for each in waves.unbind(1)):
+        total += torch.cos(wide(around) * turn - wide(inwards) * log_r + wide(phase))
+    bright = torch.exp(1.1 * total / math.sqrt(waves.shape[1] / 2)) * inner_edge(r, begin)
+    return bright * torch.sigmoid((wide(end) - r) * wide(8 / end)) * torch.exp(-r / wide(1.2 * scale))
+
+
+def ring(r: Tensor, radius: Tensor, width: Tensor) -> Tensor:
+    """A gaussian ring in the plane of the disc; 1 at its crest."""
+    return torch.exp(-0.5 * ((r - wide(radius)) / wide(width)) ** 2)
+
+
+def tail(turn: Tensor, r: Tensor, angle: Tensor, pitch: Tensor, reach: Tensor, width: Tensor) -> Tensor:
+    """A tidal tail: a log spiral on the sky between two radii, wider and fainter outwards; parameters [B]."""
+    begin, end = reach.unbind(1)
+    path = turn - wide(angle) - torch.log(r / wide(begin)) / wide(torch.tan(pitch))
+    across = 2 * torch.sin(0.5 * path) * r * wide(torch.sin(pitch).abs())
+    nodes = torch.linspace(-0.6, 2.5, 96, device=r.device)
+    along = begin[:, None] * torch.exp(torch.log(end / begin)[:, None] * nodes)  # radii at which the norm is summed
+    area = (_fade(along, begin[:, None], end[:, None]) * torch.sqrt(along / begin[:, None]) * along).sum(1) * (
+        float(nodes[1] - nodes[0]) * torch.log(end / begin)
+    )
+    norm = math.sqrt(2 * math.pi) * width / torch.sin(pitch).abs() * area
+    thick = wide(width) * torch.sqrt(r / wide(begin))
+    return torch.exp(-0.5 * (across / thick) ** 2) * _fade(r, wide(begin), wide(end)) / wide(norm)
+
+
+def _fade(r: Tensor, begin: Tensor, end: Tensor) -> Tensor:
+    return torch.sigmoid((r - begin) * (12 / begin)) * torch.sigmoid((end - r) * (10 / end)) * torch.exp(-(r - begin) / end)
+
+
+def arc(turn: Tensor, r: Tensor, radius: Tensor, angle: Tensor, extent: Tensor, width: Tensor) -> Tensor:
+    """A thin arc around the centre, of half-angle `extent`; parameters [B]."""
+    off = torch.remainder(turn - wide(angle) + math.pi, 2 * math.pi) - math.pi
+    shape = torch.exp(-0.5 * ((r - wide(radius)) / wide(width)) ** 2 - (off / wide(extent)) ** 4)
+    return shape / wide(math.sqrt(2 * math.pi) * width * radius * 2 * extent * math.gamma(1.25))
+
+
+def gaussian(u: Tensor, v: Tensor, along: Tensor, across: Tensor) -> Tensor:
+    """An elliptical gaussian of these standard deviations."""
+    return torch.exp(-0.5 * ((u / wide(along)) ** 2 + (v / wide(across)) ** 2)) / wide(2 * math.pi * along * across)
+
+
+def line(v: Tensor, width: Tensor) -> Tensor:
+    """A straight line of light, over its length: gaussian across."""
+    return torch.exp(-0.5 * (v / wide(width)) ** 2) / wide(math.sqrt(2 * math.pi) * width)
+
+
+def spikes(u: Tensor, v: Tensor, length: Tensor, width: Tensor) -> Tensor:
+    """Four diffraction spikes along two axes, falling as the square of the distance beyond `length`."""
+    total = torch.zeros_like(u)
+    for along, across in ((u, v), (v, u)):
+        total += line(across, width) / (1 + along.abs() / wide(length)) ** 2
+    return total / wide(4 * length)
+
+
+def cut(light: Tensor, least: float = 0.01) -> Tensor:
+    """Light that ends where it falls below a hundredth of its peak: what has no end has no mask."""
+    return torch.where(light >= least * light.amax((1, 2), keepdim=True), light, 0.0)
 
 
 def clumps(x: Tensor, y: Tensor, place: Tensor, width: Tensor, weight: Tensor, step: float) -> Tensor:
@@ -145,7 +254,8 @@ def clumps(x: Tensor, y: Tensor, place: Tensor, width: Tensor, weight: Tensor, s
 
 
 def lane(u: Tensor, v: Tensor, width: Tensor, length: Tensor, offset: Tensor) -> Tensor:
-    """The optical depth of a dust lane over its largest, in coordinates along and across it."""
+    """The optical depth of a dust lane over its largest, in coordinates along and across it; none where it is below a hundredth."""
     along = (u / wide(length)) ** 2
     across = (v - wide(offset[:, 0]) - wide(offset[:, 1]) * along) / wide(width)
-    return torch.exp(-0.5 * (along + across * across))
+    depth = torch.exp(-0.5 * (along + across * across))
+    return torch.where(depth >= 0.01, depth, 0.0)

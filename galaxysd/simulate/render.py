@@ -1,6 +1,6 @@
 """From latents to pixels: components on a fine grid, dust, the point spread function, pixels, photon and sky noise.
 
-The grid has two points a pixel on a side and carries light in a margin around the stamp, so that light from just outside is
+The grid has two points a pixel on a side, or three, and carries light in a margin around the stamp, so that light from just outside is
 blurred in; the transform is padded with emptiness beyond that, so that nothing leaves at one edge and returns at the other.
 Everything is float32 and batched; a pass takes as many galaxies as keep its planes in a core's cache.
 """
@@ -14,22 +14,45 @@ import torch
 from torch import Tensor
 
 from galaxysd import seeds
-from galaxysd.simulate import profiles
-from galaxysd.simulate.latents import DISC, EDGE_ON, IRREGULAR, Latents
+from galaxysd.simulate import profiles, telescopes
+from galaxysd.simulate.components import COMPONENTS, DISC_LIGHT, FOREIGN, OLD, Component, Place, slant
+from galaxysd.simulate.latents import DISC, EDGE_ON, Latents
+from galaxysd.simulate.telescopes import Telescope
 
-OVER = 2  # grid points a pixel, on a side
-BANDS = ("g", "r", "i")
-SEEING = (1.07, 1.0, 0.96)  # FWHM of each band over that in r
-DUST = (1.22, 0.86, 0.66)  # optical depth of each band over that in V
+OVER = 2  # grid points a pixel, on a side; one more where the seeing is less than two thirds of a pixel
 FOREGROUND = 0.12  # share of the light that stands before a dust lane
-THICKNESS = 0.15  # axis ratio of a disc seen from its side
 EXPONENTIAL_HALF_LIGHT = 1.67835  # half-light radius of an exponential disc, in scale lengths
 MOFFAT_ALPHA = 1 / (2 * math.sqrt(2 ** (1 / 3.5) - 1))  # scale radius over FWHM, for beta = 3.5
+PLACES, EDGE_ON_PLACES = (-0.33, 0.0, 0.33), tuple(k / 9 for k in range(-4, 5))  # across a cell, for a lane's mean over it
+SEEING = 1.3  # arcsec: what a telescope's typical FWHM goes with
 
-# The night sky and detector of SDSS: what a 0.396 arcsec pixel sees.
-PIXEL = 0.396
-SKY_RMS = (0.018, 0.024, 0.036)  # nanomaggies
-GAIN = (1050.0, 900.0, 700.0)  # electrons per nanomaggy
+Shape = tuple[Tensor, Tensor, Tensor, Tensor]  # angle, Sersic index, half-light radius, axis ratio
+SDSS = telescopes.telescope("sdss")
+
+
+@dataclass(frozen=True)
+class Optics:
+    """A telescope for a batch of galaxies, lengths in the unit of theirs."""
+
+    telescope: Telescope
+    fwhm: Tensor  # [B, bands]
+    pixel_arcsec: Tensor  # [B] what one pixel of the image is on the sky
+
+    @classmethod
+    def of(cls, lat: Latents, pixel_scale: float | Tensor, telescope: Telescope = SDSS) -> Optics:
+        """Each galaxy in its own seeing, as far as this telescope knows any."""
+        typical = torch.tensor(telescope.fwhm, device=lat.seeing.device)
+        fwhm = typical * (1 + telescope.scatter * (lat.seeing[:, None] / SEEING - 1))
+        scale = torch.as_tensor(pixel_scale, dtype=torch.float32, device=lat.seeing.device).expand(len(lat))
+        return cls(telescope, fwhm, scale)
+
+    def rows(self, pick: Tensor) -> Optics:
+        return Optics(self.telescope, self.fwhm[pick], self.pixel_arcsec[pick])
+
+    def flux(self, gri: Tensor) -> Tensor:
+        """Fluxes in g, r, i as fluxes in this telescope's bands: [..., 3] -> [..., bands]."""
+        red = gri[..., 1:2]
+        return red * self.telescope.ratios(torch.where(red > 0, gri / red.clamp_min(1e-30), 1.0))
 
 
 @dataclass(frozen=True)
@@ -40,12 +63,19 @@ class Grid:
     step: float  # arcsec between points
     side: int
     padded: int
+    over: int  # points a pixel, on a side
 
     @classmethod
-    def of(cls, size: int, pixel_scale: float) -> Grid:
-        margin = -(-size // 8)  # grid points: a sixteenth of the stamp on each side
-        side = OVER * size + 2 * margin
-        return cls(size, pixel_scale / OVER, side, quick(side + 2 * margin))
+    def of(cls, size: int, pixel_scale: float, over: int = OVER) -> Grid:
+        margin = -(-over * size // 16)  # grid points: a sixteenth of the stamp on each side
+        side = over * size + 2 * margin
+        return cls(size, pixel_scale / over, side, quick(side + 2 * margin), over)
+
+    @classmethod
+    def under(cls, size: int, pixel_scale: float, optics: Optics) -> Grid:
+        """Fine enough for what the optics let through."""
+        coarse = min(optics.telescope.fwhm) < 2 / 3 * float(optics.pixel_arcsec.max())
+        return cls.of(size, pixel_scale, OVER + 1 if coarse else OVER)
 
     def axis(self, device: torch.device) -> Tensor:
         """Coordinates of the points from the middle of the stamp, arcsec."""
@@ -65,169 +95,172 @@ def quick(least: int) -> int:
         n += 2
 
 
-def sky_rms(pixel_scale: float) -> tuple[float, ...]:
-    """Noise of a typical night's sky, nanomaggies per pixel of this scale, in g, r, i."""
-    return tuple(rms * pixel_scale / PIXEL for rms in SKY_RMS)
-
-
 def moffat_transfer(k: Tensor, fwhm: Tensor) -> Tensor:
     """The exact transform of a Moffat profile of beta = 3.5: (1 + x + x^2/3) exp(-x), x = 2 pi k alpha; k in cycles per arcsec."""
     x = (2 * math.pi * MOFFAT_ALPHA) * k * fwhm
     return (1 + x + x * x / 3) * torch.exp(-x)
 
 
-def core(lat: Latents, x: Tensor, y: Tensor, grid: Grid, boxy: bool) -> Tensor:
-    """The Sersic component: [B, H, W]."""
-    u, v = profiles.rotated(x, y, lat.angle)
-    bent = torch.nonzero(lat.warp[:, 0] > 0)[:, 0]
-    if len(bent):
-        amplitude, wave, phase = (profiles.wide(each) for each in lat.warp[bent].unbind(1))
-        v[bent] = v[bent] - amplitude * torch.sin(2 * math.pi * u[bent] / wave + phase)
-    exponent = lat.core_boxy if boxy else None
-    area = profiles.superellipse_area(lat.core_boxy) if boxy else math.pi
-    r = profiles.radius(u, v, lat.core_ratio, exponent)
-    image = profiles.sersic(r, lat.core_sersic, lat.core_radius, lat.core_ratio, grid.step, area)
-    return profiles.wide(lat.core_share) * image
-
-
-def cusps(lat: Latents, grid: Grid) -> Tensor:
-    """The shares of each galaxy's light that the grid's samples of its core and of its disc lack: [B, 2]."""
-    place = lat.centre / grid.step + (grid.side - 1) / 2  # in grid points
-    offset = place - torch.floor(place)
-    lacks = torch.zeros_like(lat.centre)
+def add_cusps(found: Tensor, lat: Latents, grid: Grid) -> None:
+    """Adds to the planes of light what the grid's samples of cores, discs and companions lack around their cusps."""
     for boxy in (False, True):
         # A bent body is shallow: it has no cusp.
-        pick = torch.nonzero(((lat.core_boxy != 2) == boxy) & (lat.warp[:, 0] == 0))[:, 0]
+        pick = torch.nonzero(((lat.core_boxy != 2) == boxy) & (lat.warp[:, 0] == 0) & (lat.core_share > 0))[:, 0]
         if len(pick):
             part = lat.rows(pick)
-            lacks[pick, 0] = part.core_share * profiles.missing_light(
-                offset[pick], part.angle, part.core_sersic, part.core_radius, part.core_ratio, grid.step, part.core_boxy if boxy else None
-            )
+            exponent = part.core_boxy if boxy else None
+            shape = part.angle, part.core_sersic, part.core_radius, part.core_ratio
+            onto(found, pick, OLD, part.centre, part.core_share, shape, grid, exponent)
     pick = torch.nonzero((lat.kind == DISC) & (lat.disc_share > 0))[:, 0]
     if len(pick):
         # An exponential disc is a Sersic profile of index 1.
         part = lat.rows(pick)
-        shape = torch.ones_like(part.disc_scale), EXPONENTIAL_HALF_LIGHT * part.disc_scale, slant(part)
-        lacks[pick, 1] = part.disc_share * profiles.missing_light(offset[pick], part.angle, *shape, grid.step)
-    return lacks
+        shape = part.angle, torch.ones_like(part.disc_scale), EXPONENTIAL_HALF_LIGHT * part.disc_scale, slant(part)
+        onto(found, pick, DISC_LIGHT, part.centre, part.disc_share, shape, grid)
+    pick = torch.nonzero(lat.mate_share > 0)[:, 0]
+    if len(pick):
+        part = lat.rows(pick)
+        shape = part.mate_angle, part.mate_sersic, part.mate_radius, part.mate_ratio
+        onto(found, pick, FOREIGN, part.centre + part.mate_place, part.mate_share, shape, grid)
 
 
-def slant(lat: Latents) -> Tensor:
-    """The axis ratio of a disc seen aslant, a little thick: [B]."""
-    return torch.sqrt(lat.cos_inclination**2 + THICKNESS**2 * (1 - lat.cos_inclination**2))
+def onto(
+    found: Tensor, rows: Tensor, colour: int, place: Tensor, share: Tensor, shape: Shape, grid: Grid,
+    exponent: Tensor | None = None,
+) -> None:  # fmt: skip
+    """Adds what a profile of this shape at `place` lacks; beyond the grid nothing."""
+    point = place / grid.step + (grid.side - 1) / 2
+    near = torch.floor(point).long()
+    patch = profiles.wide(share) * profiles.missing_light(point - near, *shape, grid.step, exponent)  # [B, 4, 4]
+    inside = ((near >= 1) & (near < grid.side - 2)).all(1)
+    rows, near, patch = rows[inside], near[inside], patch[inside]
+    about = torch.arange(-1, 3, device=near.device)
+    y, x = near[:, 1, None, None] + about[:, None], near[:, 0, None, None] + about
+    found.index_put_((rows[:, None, None], torch.tensor(colour, device=rows.device), y, x), patch, accumulate=True)
 
 
-def disc(lat: Latents, x: Tensor, y: Tensor, texture: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Bar, smooth disc and arms of a disc seen from above or aslant: three planes [B, H, W]."""
-    u, v = profiles.rotated(x, y, lat.angle)
-    ratio = slant(lat)
-    v = v / profiles.wide(ratio)
-    r = torch.sqrt(u * u + v * v)
-    smooth = profiles.wide(lat.disc_share) * profiles.inclined_disc(r, lat.disc_scale, ratio)
-    b, c = profiles.rotated(u, v, lat.bar_angle)
-    bar = profiles.wide(lat.bar_share / ratio) * profiles.bar(b, c, lat.bar_length, lat.bar_ratio)
-    armed = torch.nonzero(lat.arm_share > 0)[:, 0]
-    young = torch.zeros_like(smooth)
-    if len(armed):
-        a = lat.rows(armed)
-        light = profiles.arms(
-            u[armed], v[armed], r[armed], a.disc_scale, a.arm_sense, a.arm_pitch, a.arm_phase, a.arm_weight, a.arm_width, a.arm_reach
-        )
-        light = light * texture[armed]
-        young[armed] = light * profiles.wide(a.arm_share / (light.sum((1, 2)) * grid.step**2))
-    return bar, smooth, young
-
-
-def patches(lat: Latents, seed: int, grid: Grid) -> Tensor:
-    """Patchy light: a random field that multiplies what is young, from the texture's own stream; [B, H, W], mean about 1."""
-    nodes = 24
-    noise = seeds.normal(seed, "texture", lat.index, (1, nodes, nodes), device=lat.index.device)
-    field = torch.nn.functional.interpolate(noise, size=(grid.side, grid.side), mode="bicubic", align_corners=True)[:, 0]
-    sigma = profiles.wide(lat.texture)
-    return torch.exp(sigma * field - 0.3 * sigma**2)
-
-
-def light(lat: Latents, seed: int, grid: Grid) -> Tensor:
-    """Surface brightness before the atmosphere, nanomaggies per square arcsec on the fine grid: [B, 3, H, W]."""
+def placed(lat: Latents, seed: int, grid: Grid) -> Place:
+    """The points of the grid, as seen from the galaxies' centres."""
     axis = grid.axis(lat.index.device)
-    line_x, line_y = axis - lat.centre[:, :1], axis - lat.centre[:, 1:]  # [B, W], [B, H]
-    x, y = line_x[:, None, :], line_y[:, :, None]
-    planes = torch.zeros(len(lat), 3, grid.side, grid.side, device=axis.device)  # core, disc, young
-    rough = torch.nonzero(lat.texture > 0)[:, 0]
-    texture = torch.ones(len(lat), grid.side, grid.side, device=axis.device)
-    if len(rough):
-        texture[rough] = patches(lat.rows(rough), seed, grid)
+    return Place(lat, axis - lat.centre[:, :1], axis - lat.centre[:, 1:], grid.step, seed)
 
-    for boxy in (False, True):
-        pick = torch.nonzero((lat.core_boxy != 2) == boxy)[:, 0]
-        if len(pick):
-            planes[pick, 0] = core(lat.rows(pick), x[pick], y[pick], grid, boxy)
-    pick = torch.nonzero(lat.kind == IRREGULAR)[:, 0]
-    planes[pick, 0] *= texture[pick]
-    pick = torch.nonzero(lat.kind == DISC)[:, 0]
-    if len(pick):
-        bar, smooth, young = disc(lat.rows(pick), x[pick], y[pick], texture[pick], grid)
-        planes[pick, 0] += bar
-        planes[pick, 1] = smooth
-        planes[pick, 2] = young
-    pick = torch.nonzero(lat.kind == EDGE_ON)[:, 0]
-    if len(pick):
-        edge = lat.rows(pick)
-        u, v = profiles.rotated(x[pick], y[pick], edge.angle)
-        height = edge.disc_height * edge.disc_scale
-        planes[pick, 1] = profiles.wide(edge.disc_share) * profiles.edge_on_disc(u, v, edge.angle, edge.disc_scale, height, grid.step)
-    pick = torch.nonzero(lat.clump_share > 0)[:, 0]
-    if len(pick):
-        knots = lat.rows(pick)
-        bright = profiles.clumps(line_x[pick], line_y[pick], knots.clump_place, knots.clump_width, knots.clump_weight, grid.step)
-        planes[pick, 2] += profiles.wide(knots.clump_share) * bright * texture[pick]
 
-    flux = 10 ** (0.4 * (22.5 - lat.magnitude))
-    mixture = (lat.colours * flux[:, None, None]).transpose(1, 2)  # [B, band, plane]
-    image = (mixture @ planes.flatten(2)).reshape(planes.shape)
+def planes(at: Place) -> Tensor:
+    """Light by colour, for a host of total 1: [B, 4, H, W]."""
+    lat = at.lat
+    found = torch.zeros(len(lat), 4, at.line_y.shape[1], at.line_x.shape[1], device=lat.angle.device)
+    at.along()
+    discs = torch.nonzero(lat.kind == DISC)[:, 0]
+    if len(discs):
+        # Disc, bar, arms and ring share the coordinates of their plane.
+        inner = at.rows(discs)
+        inner.radius()
+        for name in ("disc", "bar", "arms", "ring"):
+            _add(found, discs, inner, COMPONENTS[name])
+    every = torch.arange(len(lat), device=lat.angle.device)
+    for name, component in COMPONENTS.items():
+        if name not in ("disc", "bar", "arms", "ring"):
+            _add(found, every, at, component)
+    return found
+
+
+def _add(found: Tensor, rows: Tensor, at: Place, component: Component) -> None:
+    pick = torch.nonzero(component.present(at.lat))[:, 0]
+    if len(pick):
+        found[rows[pick], component.colour] += component.plane(at.rows(pick))
+
+
+def light(lat: Latents, seed: int, grid: Grid, optics: Optics) -> Tensor:
+    """Surface brightness before the atmosphere, nanomaggies per square unit of length on the fine grid: [B, bands, H, W]."""
+    at = placed(lat, seed, grid)
+    found = planes(at)
+    add_cusps(found, lat, grid)
+    mixture = (optics.telescope.ratios(lat.colours) * host_flux(lat)[:, None, None]).transpose(1, 2)  # [B, band, plane]
+    image = (mixture @ found.flatten(2)).unflatten(2, found.shape[2:])
     pick = torch.nonzero(lat.lane_depth > 0)[:, 0]
     if len(pick):
-        image[pick] = image[pick] * absorbed(lat.rows(pick), x[pick], y[pick], grid.step)
+        image[pick] *= absorbed(lat.rows(pick), *at.rows(pick).xy, grid.step, optics.telescope)
+    around(image, lat, grid, optics)
     return image
 
 
-def absorbed(lat: Latents, x: Tensor, y: Tensor, step: float) -> Tensor:
-    """The share of the light that a dust lane lets through in each band: [B, 3, H, W].
+def host_flux(lat: Latents) -> Tensor:
+    """r flux of the host in nanomaggies: [B]."""
+    return 10 ** (0.4 * (22.5 - lat.magnitude))
 
-    A lane can be thinner than a step, so the share is a mean over five places across the cell, each with the weight of the light
-    there: that of the disc seen edge-on, or an even one.
+
+def around(image: Tensor, lat: Latents, grid: Grid, optics: Optics) -> None:
+    """Adds what is not of the galaxy and larger than a point: galaxies of the field, a satellite's trail, the spikes of a star."""
+    axis = grid.axis(lat.index.device)
+    flux = optics.flux(lat.field_flux)
+    for k in range(lat.field_flux.shape[1]):
+        pick = torch.nonzero((lat.field_flux[:, k] > 0).any(1))[:, 0]
+        if len(pick):
+            place, shape = lat.field_place[pick, k], (lat.field_radius[pick, k], lat.field_ratio[pick, k])
+            x, y = axis - place[:, :1], axis - place[:, 1:]
+            u, v = profiles.rotated(x[:, None, :], y[:, :, None], lat.field_angle[pick, k])
+            # Small and faint: gaussians, never narrower than the grid can carry.
+            along, across = (torch.sqrt(each**2 + (0.6 * grid.step) ** 2) for each in (shape[0], shape[0] * shape[1]))
+            plane = profiles.gaussian(u, v, along, across)
+            image[pick] += plane[:, None] * flux[pick, k, :, None, None]
+    x, y = axis[None, None, :], axis[None, :, None]
+    pick = torch.nonzero((lat.trail_flux > 0).any(1))[:, 0]
+    if len(pick):
+        _, v = profiles.rotated(x, y, lat.trail_angle[pick])
+        width = torch.sqrt(lat.trail_width[pick] ** 2 + (grid.step / 2) ** 2)
+        plane = profiles.cut(profiles.line(v - profiles.wide(lat.trail_offset[pick]), width))
+        image[pick] += plane[:, None] * optics.flux(lat.trail_flux[pick])[:, :, None, None]
+    pick = torch.nonzero((lat.spike_flux > 0).any(1))[:, 0]
+    if len(pick):
+        place = lat.star_place[pick, 0]
+        u, v = profiles.rotated(x - profiles.wide(place[:, 0]), y - profiles.wide(place[:, 1]), lat.spike_angle[pick])
+        width = torch.full_like(lat.spike_angle[pick], 0.7 * grid.step)
+        plane = profiles.spikes(u, v, lat.spike_length[pick], width)
+        image[pick] += plane[:, None] * optics.flux(lat.spike_flux[pick])[:, :, None, None]
+
+
+def absorbed(lat: Latents, x: Tensor, y: Tensor, step: float, telescope: Telescope) -> Tensor:
+    """The share of the light that a dust lane lets through in each band: [B, bands, H, W]; exactly 1 outside it.
+
+    A lane can be thinner than a step, so the share is a mean over places across the cell, each with the weight of the light there:
+    that of the disc seen edge-on, or an even one.
     """
-    angle = lat.angle + lat.lane_angle
-    u, v = profiles.rotated(x, y, angle)
-    cell = step * torch.maximum(torch.cos(angle).abs(), torch.sin(angle).abs())
-    thickness = profiles.wide(torch.where(lat.kind == EDGE_ON, lat.disc_height * lat.disc_scale, 1e6))
-    through, total = torch.zeros(len(lat), len(DUST), *v.shape[1:], device=v.device), torch.zeros_like(v)
-    for place in (-0.4, -0.2, 0.0, 0.2, 0.4):
-        across = v + profiles.wide(cell * place)
-        depth = profiles.wide(lat.lane_depth) * profiles.lane(u, across, lat.lane_width, lat.lane_length, lat.lane_offset)
-        # sech^2 over its value in the middle of the cell, which far out is 0 / 0 but for the logarithm
-        weight = torch.exp(2 * (log_cosh(v / thickness) - log_cosh(across / thickness)))
-        total += weight
-        for band, k in enumerate(DUST):
-            through[:, band] += weight * torch.exp(-k * depth)
-    return FOREGROUND + (1 - FOREGROUND) * through / total[:, None]
+    dust = torch.tensor(telescope.dust(), device=x.device)[:, None, None]
+    shape = torch.broadcast_shapes(x.shape, y.shape)[1:]
+    taken = torch.empty(len(lat), len(dust), *shape, device=x.device)
+    for edge in (False, True):
+        pick = torch.nonzero((lat.kind == EDGE_ON) == edge)[:, 0]
+        if not len(pick):
+            continue
+        part = lat.rows(pick)
+        angle = part.angle + part.lane_angle
+        u, v = profiles.rotated(x[pick], y[pick], angle)
+        cell = step * torch.maximum(torch.cos(angle).abs(), torch.sin(angle).abs())
+        height = profiles.wide(part.disc_height * part.disc_scale)
+        places = EDGE_ON_PLACES if edge else PLACES
+        lost, total = torch.zeros(len(pick), len(dust), *shape, device=x.device), torch.zeros(len(pick), 1, 1, device=x.device)
+        for place in places:
+            across = v + profiles.wide(cell * place)
+            depth = profiles.wide(part.lane_depth) * profiles.lane(u, across, part.lane_width, part.lane_length, part.lane_offset)
+            through = -torch.expm1(-dust * depth[:, None])
+            if not edge:
+                lost, total = lost + through, total + 1
+                continue
+            # sech^2 over its value in the middle of the cell, which far out is 0 / 0 but for the logarithm
+            weight = torch.exp(2 * (log_cosh(v / height) - log_cosh(across / height)))
+            lost, total = lost + weight[:, None] * through, total + weight
+        taken[pick] = lost / (total[:, None] if total.dim() == 3 else total)
+    return 1 - (1 - FOREGROUND) * taken
 
 
 def log_cosh(x: Tensor) -> Tensor:
     return x.abs() + torch.log1p(torch.exp(-2 * x.abs())) - math.log(2)
 
 
-def points(lat: Latents, grid: Grid) -> tuple[Tensor, Tensor]:
-    """What is smaller than the grid resolves, the field's stars and the galaxy's cusps: places [B, P, 2] and fluxes [B, P, 3]."""
-    total = 10 ** (0.4 * (22.5 - lat.magnitude))
-    flux = (cusps(lat, grid)[..., None] * lat.colours[:, :2]).sum(1) * total[:, None]
-    laned = torch.nonzero(lat.lane_depth > 0)[:, 0]
-    if len(laned):
-        origin = torch.zeros(len(laned), 1, 1, device=flux.device)
-        flux[laned] *= absorbed(lat.rows(laned), origin, origin, grid.step)[:, :, 0, 0]
-    place = torch.cat([lat.star_place, lat.centre[:, None]], 1)
-    inside = (place.abs() < grid.side * grid.step / 2).all(-1, keepdim=True)
-    return place, torch.cat([lat.star_flux, flux[:, None]], 1) * inside
+def points(lat: Latents, grid: Grid, optics: Optics) -> tuple[Tensor, Tensor]:
+    """The stars in the stamp: places [B, P, 2] and fluxes [B, P, bands]."""
+    inside = (lat.star_place.abs() < grid.side * grid.step / 2).all(-1, keepdim=True)
+    return lat.star_place, optics.flux(lat.star_flux) * inside
 
 
 def waves(place: Tensor, flux: Tensor, kx: Tensor, ky: Tensor, grid: Grid) -> Tensor:
@@ -240,40 +273,73 @@ def waves(place: Tensor, flux: Tensor, kx: Tensor, ky: Tensor, grid: Grid) -> Te
     return (weighted.flatten(1, 2) @ along).unflatten(1, (3, -1))
 
 
-def observed(image: Tensor, lat: Latents, grid: Grid) -> Tensor:
-    """Surface brightness on the fine grid, and points, as flux per pixel through atmosphere and pixels: [B, 3, size, size]."""
+def observed(image: Tensor, lat: Latents, grid: Grid, optics: Optics) -> Tensor:
+    """Surface brightness on the fine grid, and points, as flux per pixel through atmosphere and pixels: [B, bands, size, size]."""
     n, step = grid.padded, grid.step
     ky = torch.fft.fftfreq(n, step, device=image.device)
     kx = torch.fft.rfftfreq(n, step, device=image.device)
     # A grid value is a sample; its cell's integral is the sample of the profile blurred by the cell.
     cell = torch.sinc(ky * step)[:, None] * torch.sinc(kx * step) * step**2
-    spectrum = torch.fft.rfft2(image, s=(n, n)) + waves(*points(lat, grid), kx, ky, grid)
+    spectrum = torch.fft.rfft2(image, s=(n, n)) + waves(*points(lat, grid, optics), kx, ky, grid)
     k = torch.sqrt(ky[:, None] ** 2 + kx**2)
-    fwhm = lat.seeing[:, None] * torch.tensor(SEEING, device=image.device)
-    cell = cell * moffat_transfer(k, fwhm[:, :, None, None])
+    cell = cell * moffat_transfer(k, optics.fwhm[:, :, None, None])
     fine = torch.fft.irfft2(spectrum * cell, s=(n, n))
-    margin = (grid.side - OVER * grid.size) // 2
-    inner = slice(margin, margin + OVER * grid.size)
-    return torch.nn.functional.avg_pool2d(fine[..., inner, inner], OVER) * OVER**2
+    return binned(fine, grid)
 
 
-def clean(lat: Latents, size: int, pixel_scale: float, seed: int) -> Tensor:
-    """Noise-free flux, nanomaggies per pixel: float32 [B, 3, size, size]."""
-    grid = Grid.of(size, pixel_scale)
+def binned(fine: Tensor, grid: Grid) -> Tensor:
+    """The stamp's own points, summed by pixel: [..., side, side] -> [..., size, size]."""
+    margin = (grid.side - grid.over * grid.size) // 2
+    inner = slice(margin, margin + grid.over * grid.size)
+    return torch.nn.functional.avg_pool2d(fine[..., inner, inner], grid.over) * grid.over**2
+
+
+def clean(lat: Latents, size: int, pixel_scale: float, seed: int, optics: Optics | None = None) -> Tensor:
+    """Noise-free flux, nanomaggies per pixel: float32 [B, bands, size, size]; by default through SDSS.
+
+    `pixel_scale` is in the unit of the galaxies' lengths, arcsec unless they were scaled.
+    """
+    optics = Optics.of(lat, pixel_scale) if optics is None else optics
+    grid = Grid.under(size, pixel_scale, optics)
     at_once = max(4, min(32, 2**18 // grid.side**2)) if lat.index.device.type == "cpu" else 256
     parts = []
     for start in range(0, len(lat), at_once):
-        part = lat.rows(torch.arange(start, min(start + at_once, len(lat)), device=lat.index.device))
-        parts.append(observed(light(part, seed, grid), part, grid))
+        pick = torch.arange(start, min(start + at_once, len(lat)), device=lat.index.device)
+        part, through = lat.rows(pick), optics.rows(pick)
+        parts.append(observed(light(part, seed, grid, through), part, grid, through))
     return torch.cat(parts)
 
 
-def noisy(flux: Tensor, lat: Latents, pixel_scale: float, seed: int) -> Tensor:
-    """`flux` with the noise of sky and photons.
+def noise_rms(lat: Latents, optics: Optics) -> Tensor:
+    """The sky's noise as white per pixel: [B, bands], nanomaggies."""
+    native = torch.tensor(optics.telescope.sky, device=lat.sky.device) / optics.telescope.pixel
+    return native * optics.pixel_arcsec[:, None] * lat.sky[:, None]
+
+
+def noisy(flux: Tensor, lat: Latents, optics: Optics, seed: int) -> Tensor:
+    """`flux` with the noise of sky and photons; correlated between pixels that are smaller than the telescope's own.
 
     The sky alone gives hundreds of electrons a pixel, where Poisson's law is Gauss's: one normal draw of the summed variance.
     """
-    sky = torch.tensor(sky_rms(pixel_scale), device=flux.device)[:, None, None] * lat.sky[:, None, None, None]
-    gain = torch.tensor(GAIN, device=flux.device)[:, None, None]
-    sigma = torch.sqrt(sky**2 + flux.clamp_min(0) / gain)
-    return flux + sigma * seeds.normal(seed, "sky", lat.index, flux.shape[1:], device=flux.device)
+    gain = torch.tensor(optics.telescope.gain, device=flux.device)[:, None, None]
+    sigma = torch.sqrt(noise_rms(lat, optics)[:, :, None, None] ** 2 + flux.clamp_min(0) / gain)
+    return flux + sigma * unit_noise(lat, optics, flux.shape[1:], seed, flux.device)
+
+
+def unit_noise(lat: Latents, optics: Optics, shape: tuple[int, ...], seed: int, device: torch.device) -> Tensor:
+    """White noise of variance 1 per pixel, or what is left of it after resampling from the telescope's own pixels: [B, bands, H, W]."""
+    native, scales = optics.telescope.pixel, optics.pixel_arcsec
+    if bool((scales >= native).all()):
+        return seeds.normal(seed, "sky", lat.index, shape, device=device)
+    bands, size = shape[0], shape[-1]
+    parts = []
+    for row, scale in enumerate(scales.tolist()):
+        # Padded by the reach of the interpolation, so that a stamp's edges know nothing of each other.
+        pad = 0 if scale >= native else math.ceil(2 * native / scale)
+        side = size + 2 * pad
+        white = seeds.normal(seed, "sky", lat.index[row : row + 1], (bands, side, side), device=device)
+        transfer = telescopes.correlation(side, scale, native, device)
+        if transfer is not None:
+            white = torch.fft.irfft2(torch.fft.rfft2(white) * transfer, s=(side, side))
+        parts.append(white[..., pad : pad + size, pad : pad + size])
+    return torch.cat(parts)

@@ -8,13 +8,14 @@ a parameter lies near the line between two answers.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from galaxysd import seeds
 from galaxysd.data.schema import GZ2
-from galaxysd.simulate.latents import DISC, DUST_LANE, EDGE_ON, IRREGULAR, Latents
+from galaxysd.simulate.latents import DISC, EDGE_ON, IRREGULAR, STAR, Latents
 
 MOST_VOLUNTEERS = 60
 
@@ -46,53 +47,103 @@ def visibility(latents: Latents) -> Tensor:
     return resolved * torch.sigmoid(1.6 * (24.0 - surface - 2.5 * torch.log10(latents.sky)))
 
 
+@dataclass(frozen=True)
+class Noticed:
+    """How much of each feature is noticed, 0 to 1: its strength, by how well it can be seen."""
+
+    bar: Tensor
+    arms: Tensor
+    ring: Tensor
+    lane: Tensor
+    lens: Tensor
+    disturbed: Tensor
+    irregular: Tensor
+    other: Tensor
+    merger: Tensor
+
+    @classmethod
+    def of(cls, lat: Latents, seen: Tensor) -> Noticed:
+        def strength(share: Tensor, enough: float, visible: Tensor = seen) -> Tensor:
+            return (share / enough).clamp(0, 1) * visible
+
+        slant = below(lat.cos_inclination, 0.3, 0.08)  # what lies in a steep disc hides
+        tight = (torch.sin(lat.arm_pitch[:, 0]) / math.sin(0.2)).clamp(0.4, 1)
+        # Large and apart from the galaxy: a companion is seen where arms are not.
+        coarse = 0.35 + 0.65 * seen
+        merging = lat.mate_share > 0
+        torn = lat.tail_share.sum(1) + lat.arc_share.sum(1)
+        return cls(
+            bar=strength(lat.bar_share, 0.13) * (1 - 0.6 * slant),
+            arms=strength(lat.arm_share, 0.4) * tight * (1 - 0.7 * slant),
+            ring=strength(lat.ring_share, 0.2) * (1 - 0.8 * slant),
+            lane=strength(lat.lane_depth, 2.0),
+            lens=torch.where(lat.lens == 1, strength(lat.arc_share.sum(1), 0.06), 0.0),
+            disturbed=torch.where(~merging & (lat.lens == 0), strength(torn, 0.18, coarse), 0.0),
+            irregular=(lat.kind == IRREGULAR) * (0.3 + 0.7 * seen),
+            other=strength(lat.cloud_share, 0.1),
+            merger=strength(lat.mate_share, 0.3, coarse),
+        )
+
+
+# What few see in a galaxy without anything odd, in the order of the question's answers.
+NOTHING_ODD = (0.24, 0.07, 0.11, 0.06, 0.34, 0.14, 0.04)
+
+
 def ideal(latents: Latents) -> Tensor:
     """Conditional fractions that an endless crowd would give: [B, answers]."""
     kind, seen = latents.kind, visibility(latents)
-    disc, edge, irregular, laned = kind == DISC, kind == EDGE_ON, kind == IRREGULAR, kind == DUST_LANE
+    disc, edge, irregular, star = kind == DISC, kind == EDGE_ON, kind == IRREGULAR, kind == STAR
+    noticed = Noticed.of(latents, seen)
 
     def by_kind(spheroid: Tensor | float, on_disc: Tensor | float, on_edge: Tensor | float, odd: Tensor | float) -> Tensor:
         value = torch.where(disc, on_disc, torch.where(edge, on_edge, torch.where(irregular, odd, spheroid)))
         return value.to(seen.dtype)
 
-    arms = torch.where(latents.arm_count > 0, (latents.arm_share / 0.35).clamp(0, 1), torch.zeros_like(seen)) * seen
-    tight = (torch.sin(latents.arm_pitch[:, 0]) / math.sin(0.2)).clamp(0.4, 1)
-    slant = below(latents.cos_inclination, 0.3, 0.08)  # arms of a steep disc hide
-    spiral = arms * tight * (1 - 0.7 * slant)
-    bar = (latents.bar_share / 0.12).clamp(0, 1) * seen * (1 - 0.6 * slant)
-    lane = torch.where(laned, (latents.lane_depth / 2.0).clamp(0, 1) * seen, torch.zeros_like(seen))
     thin = below(latents.core_ratio, 0.3, 0.05)
-
-    featured = by_kind(0.05 + 0.12 * thin + 0.45 * lane, 0.12 + 0.8 * torch.maximum(spiral, bar), 0.3 + 0.62 * seen, 0.3 + 0.5 * seen)
-    artifact = torch.full_like(featured, 0.015)
+    inside = torch.stack([noticed.arms, noticed.bar, 0.85 * noticed.ring]).amax(0)
+    outside = torch.stack([0.55 * noticed.merger, 0.5 * noticed.disturbed, 0.35 * noticed.lens, 0.35 * noticed.other]).amax(0)
+    featured = by_kind(0.05 + 0.12 * thin + 0.45 * noticed.lane, 0.1 + 0.8 * inside, 0.2 + 0.72 * seen, 0.25 + 0.55 * seen)
+    featured = featured + (0.95 - featured) * outside
+    trail = (latents.trail_flux.amax(1) / 8).clamp(0, 1)
+    artifact = torch.where(star, 0.85, 0.05 - 0.03 * seen + 0.3 * trail)
+    featured = torch.where(star, 0.05, featured * (1 - artifact))
     answers = [torch.stack([1 - featured - artifact, featured, artifact], 1)]
 
     apparent = by_kind(latents.core_ratio, latents.cos_inclination, latents.disc_height * 0.6, 0.75 * latents.core_ratio + 0.3)
     side_on = by_kind(0.75 * thin, below(latents.cos_inclination, 0.24, 0.06), 0.95, 0.08)
     answers.append(torch.stack([side_on, 1 - side_on], 1))
-    bar = by_kind(0.06, 0.04 + 0.9 * bar, 0.1, 0.06)
+    bar = by_kind(0.1, 0.08 + 0.86 * noticed.bar, 0.12, 0.1)
     answers.append(torch.stack([bar, 1 - bar], 1))
-    spiral = by_kind(0.06, 0.05 + 0.92 * spiral, 0.15, 0.12)
+    spiral = by_kind(0.12, 0.12 + 0.86 * noticed.arms, 0.2, 0.15)
+    # Tails and rings are taken for arms now and then.
+    spiral = spiral + (1 - spiral) * torch.maximum(0.25 * noticed.disturbed, torch.maximum(0.2 * noticed.merger, 0.1 * noticed.ring))
     answers.append(torch.stack([spiral, 1 - spiral], 1))
 
     prominence = by_kind(0.6, latents.core_share.clamp_min(0.005), latents.core_share.clamp_min(0.005), 0.03)
-    answers.append(spread(graded(torch.log(prominence), tuple(math.log(line) for line in (0.025, 0.13, 0.42)), 0.45), 0.02))
-
-    odd = by_kind(0.05 + 0.85 * lane, 0.07, 0.07 + 0.1 * (latents.lane_depth > 0) * seen, 0.55 + 0.4 * seen)
-    answers.append(torch.stack([odd, 1 - odd], 1))
-    answers.append(graded(-apparent, (-0.77, -0.42), 0.065))
+    answers.append(spread(graded(torch.log(prominence.clamp_min(1e-3)), tuple(math.log(line) for line in (0.025, 0.15, 0.5)), 0.4), 0.02))
 
     # ring, lens or arc, disturbed, irregular, other, merger, dust lane
-    plain = torch.tensor([0.15, 0.06, 0.15, 0.14, 0.35, 0.12, 0.03], device=seen.device).expand(len(seen), 7)
-    ragged = torch.tensor([0.01, 0.01, 0.11, 0.75, 0.07, 0.05, 0.0], device=seen.device)
-    dusty = torch.tensor([0.01, 0.01, 0.03, 0.02, 0.05, 0.02, 0.86], device=seen.device)
-    ragged_share = torch.where(irregular, 1.0, 0.0)[:, None]
-    dusty_share = torch.where(edge & (latents.lane_depth > 0), 0.6 * seen, lane)[:, None]
-    answers.append(spread((1 - ragged_share - dusty_share) * plain + ragged_share * ragged + dusty_share * dusty, 0.01))
+    named = torch.stack(
+        [
+            0.85 * noticed.ring, 0.8 * noticed.lens, 0.8 * noticed.disturbed, 0.95 * noticed.irregular, 0.7 * noticed.other,
+            0.95 * noticed.merger, torch.where(edge, 0.08, 0.9) * noticed.lane,
+        ],
+        1,
+    )  # fmt: skip
+    nothing = (1 - named).prod(1)
+    odd = 1 - by_kind(0.95, 0.93, 0.93, 0.95) * nothing
+    answers.append(torch.stack([odd, 1 - odd], 1))
+    answers.append(graded(-apparent, (-0.8, -0.38), 0.065))
+    plain = torch.tensor(NOTHING_ODD, device=seen.device).expand(len(seen), len(NOTHING_ODD))
+    # Whoever looks for a name for what is odd takes the most conspicuous: a merger is disturbed as well.
+    confused = named @ torch.tensor(CONFUSED, device=seen.device)
+    # A lane in an edge-on disc is ordinary, until someone asks what is odd.
+    confused[:, 6] += torch.where(edge, 0.3, 0.0) * noticed.lane
+    answers.append(spread((confused**2 / confused.sum(1, keepdim=True).clamp_min(0.05)) + 0.1 * plain, 0.01))
 
     bulge = below(-torch.log(latents.core_share.clamp_min(1e-3)), -math.log(0.06), 0.5) * (0.4 + 0.6 * seen)
-    bulge = torch.where(irregular, 0.1 * bulge, bulge)
-    boxy = torch.where(latents.core_boxy > 2, 0.7, 0.08)
+    bulge = torch.where(irregular | star, 0.1 * bulge, bulge)
+    boxy = torch.where(latents.core_boxy > 2.4, 0.7, 0.08)
     answers.append(spread(torch.stack([bulge * (1 - boxy), bulge * boxy, 1 - bulge], 1), 0.03))
 
     # The few who see arms where there are none agree on nothing about them.
@@ -101,11 +152,25 @@ def ideal(latents: Latents) -> Tensor:
     answers.append(spread(torch.where(armed, winding, torch.full_like(winding, 1 / 3)), 0.02))
     number = torch.nn.functional.one_hot((latents.arm_count - 1).clamp(0, 4), 5).to(seen.dtype)
     number = torch.where(armed, number, torch.full_like(number, 0.2))
-    lost = (torch.where(latents.arm_count > 0, 0.12, 0.5) + 0.45 * (1 - seen) + 0.06 * (latents.arm_count - 2).clamp_min(0))[:, None]
     near = torch.nn.functional.avg_pool1d(number[:, None], 3, 1, 1)[:, 0]  # one more or one fewer
-    counted = spread(0.75 * number + 0.25 * near, 0.04)
+    # Patches that follow no arm can hardly be counted.
+    lost = torch.where(latents.arm_count > 0, 0.08 + 0.45 * latents.flocculence, 0.5)
+    lost = (lost + 0.35 * (1 - seen) + 0.06 * (latents.arm_count - 2).clamp_min(0)).clamp_max(0.95)[:, None]
+    counted = spread(0.8 * number + 0.2 * near, 0.04)
     answers.append(torch.cat([(1 - lost) * counted, lost], 1))
     return torch.cat(answers, 1)
+
+
+# What each oddity is called: rows are what there is, columns what is said, both in the order of the answers.
+CONFUSED = (
+    (0.93, 0.03, 0.01, 0.0, 0.03, 0.0, 0.0),
+    (0.10, 0.80, 0.03, 0.01, 0.04, 0.02, 0.0),
+    (0.01, 0.01, 0.72, 0.10, 0.05, 0.11, 0.0),
+    (0.01, 0.01, 0.11, 0.75, 0.07, 0.05, 0.0),
+    (0.01, 0.03, 0.10, 0.08, 0.72, 0.06, 0.0),
+    (0.0, 0.01, 0.10, 0.04, 0.02, 0.83, 0.0),
+    (0.01, 0.01, 0.03, 0.02, 0.05, 0.02, 0.86),
+)
 
 
 def cast(latents: Latents, seed: int) -> Tensor:

@@ -9,19 +9,21 @@ import pytest
 import torch
 
 from galaxysd.errors import BadInput, GalaxySDError
-from galaxysd.simulate import populations
-from galaxysd.simulate.latents import DISC, EDGE_ON, KINDS, Latents
+from galaxysd.simulate.latents import DISC, EDGE_ON, KINDS, STAR, Latents
+from galaxysd.simulate.recipe import draw
 
 
-@pytest.fixture(scope="module", params=["survey", "tutorial"])
+@pytest.fixture(scope="module", params=["atlas", "survey", "tutorial"])
 def drawn(request: pytest.FixtureRequest) -> tuple[str, Latents]:
-    return request.param, populations.draw(request.param, 0, range(2048))
+    return request.param, draw(request.param, 0, range(2048))
 
 
 def test_light_is_shared_out_in_full(drawn):
     _, lat = drawn
-    total = lat.core_share + lat.disc_share + lat.bar_share + lat.arm_share + lat.clump_share
-    assert torch.allclose(total, torch.ones_like(total), atol=1e-5)
+    # The host's light; a star has none, and a spiral's knots are beside it.
+    total = lat.core_share + lat.disc_share + torch.where(lat.kind == DISC, 0.0, lat.clump_share)
+    assert torch.allclose(total, torch.where(lat.kind == STAR, 0.0, 1.0), atol=1e-5)
+    assert torch.allclose(lat.total_magnitude, lat.magnitude - 2.5 * torch.log10(1 + lat.added))
     for each in fields(Latents):
         assert bool(torch.isfinite(getattr(lat, each.name)).all()), each.name
         if each.name.endswith(("_share", "_radius", "_scale", "_width", "_weight", "_depth", "_flux")):
@@ -29,7 +31,7 @@ def test_light_is_shared_out_in_full(drawn):
 
 
 def test_survey_is_magnitude_limited():
-    lat = populations.draw("survey", 0, range(4096))
+    lat = draw("survey", 0, range(4096))
     assert float(lat.magnitude.max()) < 17
     assert float(lat.r90.min()) >= 5.5
     assert float(lat.r90.max()) <= 20
@@ -46,29 +48,29 @@ def test_survey_is_magnitude_limited():
 
 
 def test_tutorial_is_balanced_large_and_aligned():
-    lat = populations.draw("tutorial", 0, range(4096))
+    lat = draw("tutorial", 0, range(4096))
     share = torch.bincount(lat.kind, minlength=len(KINDS)) / len(lat)
-    assert share.tolist() == pytest.approx([0.42, 0.15, 0.20, 0.20, 0.03], abs=0.03)
+    assert share.tolist() == pytest.approx([0.44, 0.16, 0.20, 0.20, 0.0], abs=0.03)
     assert float(lat.r90.min()) >= 8
     assert float(lat.r90.max()) <= 13
     assert float(torch.sin(lat.angle).abs().max()) < math.sin(0.2)
 
 
 def test_galaxies_do_not_depend_on_who_asks():
-    every = populations.draw("survey", 9, range(100))
-    some = populations.draw("survey", 9, [77, 3, 3, 40])
+    every = draw("survey", 9, range(100))
+    some = draw("survey", 9, [77, 3, 3, 40])
     for each in fields(Latents):
         assert torch.equal(getattr(some, each.name), getattr(every, each.name)[[77, 3, 3, 40]]), each.name
 
 
 def test_seeds_and_large_indices_differ():
-    a, b = populations.draw("survey", 0, [5]), populations.draw("survey", 1, [5])
-    far = populations.draw("survey", 0, [5 + 2**40])
+    a, b = draw("survey", 0, [5]), draw("survey", 1, [5])
+    far = draw("survey", 0, [5 + 2**40])
     assert len({float(each.magnitude) for each in (a, b, far)}) == 3
 
 
 def test_unknown_preset_and_negative_index_are_refused():
     with pytest.raises(GalaxySDError, match="did you mean tutorial"):
-        populations.draw("tutoral", 0, [0])
+        draw("tutoral", 0, [0])
     with pytest.raises(BadInput, match="index -3: galaxies are numbered from 0"):
-        populations.draw("survey", 0, [-3])
+        draw("survey", 0, [-3])

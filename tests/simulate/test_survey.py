@@ -9,11 +9,11 @@ from galaxysd import seeds
 from galaxysd.data.galaxies import NUMERIC
 from galaxysd.data.readers import Order, batches
 from galaxysd.errors import GalaxySDError
-from galaxysd.simulate import survey
+from galaxysd.simulate import populations
 from galaxysd.simulate.survey import SimulatedSource, frame, simulate
 
 
-@pytest.mark.parametrize("preset", ["survey", "tutorial"])
+@pytest.mark.parametrize("preset", ["atlas", "survey", "tutorial"])
 def test_an_image_is_the_same_bytes_in_any_company(preset):
     every = simulate(preset, 3, range(70), 32)
     some = simulate(preset, 3, torch.tensor([69, 0, 33, 32]), 32)
@@ -57,7 +57,7 @@ def test_frame_keeps_the_field_of_view():
     assert frame("survey", 32).sky_rms[1] == pytest.approx(2 * frame("survey", 64).sky_rms[1])
 
 
-@pytest.mark.parametrize("preset", ["survey", "tutorial"])
+@pytest.mark.parametrize("preset", ["atlas", "survey", "tutorial"])
 def test_one_galaxy_has_the_same_flux_at_any_size(preset):
     """Pixels twice as wide hold the same light: thin discs, cusps and lanes thinner than a grid point included."""
     small, large = (simulate(preset, 6, range(128), size, noise=False).images.sum((2, 3)) for size in (32, 64))
@@ -96,4 +96,4 @@ def test_bad_requests_are_refused():
 
 
 def test_alignment_is_known_of_every_population():
-    assert set(survey.ALIGNED) == set(survey.FIELD_OF_VIEW) == {"survey", "tutorial"}
+    assert set(populations.ALIGNED) == set(populations.FIELD_OF_VIEW) == set(populations.POPULATIONS)
