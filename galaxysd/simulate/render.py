@@ -270,7 +270,7 @@ def waves(place: Tensor, flux: Tensor, kx: Tensor, ky: Tensor, grid: Grid) -> Te
     along = torch.polar(torch.ones((), device=flux.device), phase[..., :1] * kx)  # [B, P, kx]
     across = torch.polar(torch.ones((), device=flux.device), phase[..., 1:] * ky)
     weighted = (flux / grid.step**2).transpose(1, 2)[:, :, None] * across.transpose(1, 2)[:, None]  # [B, 3, ky, P]
-    return (weighted.flatten(1, 2) @ along).unflatten(1, (3, -1))
+    return (weighted.flatten(1, 2) @ along).unflatten(1, (flux.shape[-1], -1))
 
 
 def observed(image: Tensor, lat: Latents, grid: Grid, optics: Optics) -> Tensor:
