@@ -274,7 +274,7 @@ FEATURES: dict[str, Callable[[Latents], dict[str, Tensor]]] = {
 def feature(name: str) -> str:
     """The name, if it is one of FEATURES."""
     if name not in FEATURES:
-        raise BadInput(f"feature {name}: no such feature{nearest(name, FEATURES)} of {', '.join(FEATURES)}")
+        raise BadInput(f"feature {name}: no such feature{nearest(name, FEATURES)}")
     return name
 
 

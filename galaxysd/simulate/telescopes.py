@@ -19,7 +19,7 @@ from galaxysd.errors import BadInput, nearest
 WAVELENGTHS = {"g": 477.0, "r": 623.0, "i": 763.0}  # effective, nm
 DUST = {"g": 1.22, "r": 0.86, "i": 0.66}  # optical depth over that in V
 BEYOND = 0.8  # how much of the r to i slope goes on beyond i
-LEAST_SAMPLING = 0.4  # FWHM in pixels below which a stamp would alias
+LEAST_SAMPLING = 0.375  # FWHM in pixels below which a stamp would alias
 
 
 def sky_from_depth(depth: float, fwhm: float, pixel: float) -> float:
@@ -124,7 +124,7 @@ TELESCOPES = {
 def telescope(name: str) -> Telescope:
     """The telescope of this name."""
     if name not in TELESCOPES:
-        raise BadInput(f"telescope {name}: no such telescope{nearest(name, TELESCOPES)}; there are {', '.join(TELESCOPES)}")
+        raise BadInput(f"telescope {name}: no such telescope{nearest(name, TELESCOPES)}")
     return TELESCOPES[name]
 
 

@@ -111,7 +111,7 @@ CIGAR = 0.4  # axis ratio below which a spheroid is one
 def known(name: str) -> str:
     """The trait of this name."""
     if name not in NAMES:
-        raise BadInput(f"latent {name}: no such latent of a galaxy{nearest(name, NAMES)}; there are {', '.join(NAMES)}")
+        raise BadInput(f"latent {name}: no such latent of a galaxy{nearest(name, NAMES)}")
     return name
 
 
@@ -155,7 +155,7 @@ def _number(name: str, value: Any) -> float:
         return math.nan
     if name == "kind" and isinstance(value, str):
         if value not in KINDS:
-            raise BadInput(f"latent kind: {value!r}{nearest(value, KINDS)}; a galaxy is one of {', '.join(KINDS)}")
+            raise BadInput(f"latent kind: {value!r}{nearest(value, KINDS)}")
         return float(KINDS.index(value))
     try:
         return float(value)
@@ -164,7 +164,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def check(traits: Traits, given: Given, field_of_view: float | None = None) -> None:
-    """Refuses what contradicts itself among the traits that were given, and galaxies larger than the stamp."""
+    """Refuses what contradicts itself among the traits that were given, and a size given that goes beyond the stamp."""
     for name in (name for name in HOSTS if name in given.values):
         asked = given.values[name] > 0
         impossible = (asked & ~possible(traits.kind, name)).nonzero().flatten()
@@ -184,7 +184,7 @@ def check(traits: Traits, given: Given, field_of_view: float | None = None) -> N
             raise BadInput(
                 f"latent arms: {float(traits.arms[row]):g} of the light in {int(traits.arm_count[row])} arms, row {row}; give both or none"
             )
-    if field_of_view is not None:
+    if field_of_view is not None and "r90" in given.values:
         large = (traits.r90 > field_of_view / 2) & (traits.kind != STAR)
         if bool(large.any()):
             row = int(large.nonzero()[0])

@@ -111,4 +111,6 @@ def test_the_truth_comes_back_from_a_set(tmp_path):
             assert found.extra[f"has_{name.replace('-', '_')}"][row] == there
             # What lies outside the stamp has no mask.
             assert name in ("field", "trail") or truth.mask(bits, name).any() == there, (row, name)
-        assert set(json.loads(found.extra["boxes"][row])) <= {name for name in FEATURES if found.extra[f"has_{name.replace('-', '_')}"][row]}
+        assert set(json.loads(found.extra["boxes"][row])) <= {
+            name for name in FEATURES if found.extra[f"has_{name.replace('-', '_')}"][row]
+        }
