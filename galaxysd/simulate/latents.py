@@ -154,6 +154,7 @@ class Latents:
     lane_length: Tensor  # [B] standard deviation along
     lane_angle: Tensor  # [B] from the major axis
     lane_offset: Tensor  # [B, 2] shift across, and bend at one lane length
+    fine: Tensor  # [B] int64, 1 where a finer grid is needed: a lane, and a twin whose lane was taken
     mate_share: Tensor  # [B] of a companion in a merger
     mate_place: Tensor  # [B, 2] from the centre
     mate_radius: Tensor  # [B] half-light radius

@@ -1,6 +1,6 @@
 """From latents to pixels: components on a fine grid, dust, the point spread function, pixels, photon and sky noise.
 
-The grid has two points a pixel on a side, or three, and carries light in a margin around the stamp, so that light from just outside is
+The grid has two points a pixel on a side or more and carries light in a margin around the stamp, so that light from just outside is
 blurred in; the transform is padded with emptiness beyond that, so that nothing leaves at one edge and returns at the other.
 Everything is float32 and batched; a pass takes as many galaxies as keep its planes in a core's cache.
 """
@@ -8,6 +8,7 @@ Everything is float32 and batched; a pass takes as many galaxies as keep its pla
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,10 +21,11 @@ from galaxysd.simulate.latents import DISC, EDGE_ON, Latents
 from galaxysd.simulate.telescopes import Telescope
 
 OVER = 2  # grid points a pixel, on a side; one more where the seeing is less than two thirds of a pixel
+LANED_OVER = 4  # where there is a dust lane, which is thinner than anything else
 FOREGROUND = 0.12  # share of the light that stands before a dust lane
 EXPONENTIAL_HALF_LIGHT = 1.67835  # half-light radius of an exponential disc, in scale lengths
 MOFFAT_ALPHA = 1 / (2 * math.sqrt(2 ** (1 / 3.5) - 1))  # scale radius over FWHM, for beta = 3.5
-PLACES, EDGE_ON_PLACES = (-0.33, 0.0, 0.33), tuple(k / 9 for k in range(-4, 5))  # across a cell, for a lane's mean over it
+PLACES, EDGE_ON_PLACES = (-0.25, 0.25), (-0.4, -0.2, 0.0, 0.2, 0.4)  # across a cell, for a lane's mean over it
 SEEING = 1.3  # arcsec: what a telescope's typical FWHM goes with
 
 Shape = tuple[Tensor, Tensor, Tensor, Tensor]  # angle, Sersic index, half-light radius, axis ratio
@@ -70,12 +72,6 @@ class Grid:
         margin = -(-over * size // 16)  # grid points: a sixteenth of the stamp on each side
         side = over * size + 2 * margin
         return cls(size, pixel_scale / over, side, quick(side + 2 * margin), over)
-
-    @classmethod
-    def under(cls, size: int, pixel_scale: float, optics: Optics) -> Grid:
-        """Fine enough for what the optics let through."""
-        coarse = min(optics.telescope.fwhm) < 2 / 3 * float(optics.pixel_arcsec.max())
-        return cls.of(size, pixel_scale, OVER + 1 if coarse else OVER)
 
     def axis(self, device: torch.device) -> Tensor:
         """Coordinates of the points from the middle of the stamp, arcsec."""
@@ -294,20 +290,29 @@ def binned(fine: Tensor, grid: Grid) -> Tensor:
     return torch.nn.functional.avg_pool2d(fine[..., inner, inner], grid.over) * grid.over**2
 
 
+def grids(lat: Latents, size: int, pixel: float, optics: Optics) -> Iterator[tuple[Tensor, Grid]]:
+    """Which rows are rendered on which grid: fine enough for what the optics let through, and for the lanes of those that have one."""
+    coarse = min(optics.telescope.fwhm) < 2 / 3 * float(optics.pixel_arcsec.max())
+    fine = lat.fine > 0
+    for pick, over in ((~fine, OVER + coarse), (fine, LANED_OVER)):
+        rows = torch.nonzero(pick)[:, 0]
+        if len(rows):
+            yield rows, Grid.of(size, pixel, over)
+
+
 def clean(lat: Latents, size: int, pixel_scale: float, seed: int, optics: Optics | None = None) -> Tensor:
     """Noise-free flux, nanomaggies per pixel: float32 [B, bands, size, size]; by default through SDSS.
 
     `pixel_scale` is in the unit of the galaxies' lengths, arcsec unless they were scaled.
     """
     optics = Optics.of(lat, pixel_scale) if optics is None else optics
-    grid = Grid.under(size, pixel_scale, optics)
-    at_once = max(4, min(32, 2**18 // grid.side**2)) if lat.index.device.type == "cpu" else 256
-    parts = []
-    for start in range(0, len(lat), at_once):
-        pick = torch.arange(start, min(start + at_once, len(lat)), device=lat.index.device)
-        part, through = lat.rows(pick), optics.rows(pick)
-        parts.append(observed(light(part, seed, grid, through), part, grid, through))
-    return torch.cat(parts)
+    found = torch.empty(len(lat), len(optics.telescope.bands), size, size, device=lat.angle.device)
+    for rows, grid in grids(lat, size, pixel_scale, optics):
+        at_once = max(4, min(32, 2**18 // grid.side**2)) if lat.index.device.type == "cpu" else 256
+        for pick in rows.split(at_once):
+            part, through = lat.rows(pick), optics.rows(pick)
+            found[pick] = observed(light(part, seed, grid, through), part, grid, through)
+    return found
 
 
 def noise_rms(lat: Latents, optics: Optics) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from galaxysd.simulate.components import COMPONENTS
 from galaxysd.simulate.latents import FEATURES, STAR, Latents, has, without
-from galaxysd.simulate.render import Grid, Optics, binned, host_flux, light, placed
+from galaxysd.simulate.render import Grid, Optics, binned, grids, host_flux, light, placed
 
 FAINTEST = 26.0  # r magnitudes per square arcsec below which a pixel belongs to no component
 BOXED = 0.1  # of a feature's peak: what its box holds
@@ -34,22 +34,23 @@ class Truth:
 
 def truth(lat: Latents, flux: Tensor, size: int, pixel: float, seed: int, optics: Optics) -> Truth:
     """The truth of galaxies rendered as `flux`; lengths and `pixel` in the same unit."""
-    grid = Grid.under(size, pixel, optics)
     boxes: list[dict[str, list[int]]] = [{} for _ in range(len(lat))]
     masks = torch.zeros(len(lat), len(FEATURES), size, size, dtype=torch.bool, device=flux.device)
-    for number, name in enumerate(FEATURES):
-        pick = torch.nonzero(has(lat, name))[:, 0]
-        if not len(pick):
-            continue
-        part = lat.rows(pick)
-        changed = difference(part, name, grid, seed, optics.rows(pick))
-        masks[pick, number] = binned(changed.float(), grid) > 0
-        strong = binned((changed >= BOXED * changed.amax((1, 2), keepdim=True)).float(), grid) > 0
-        for row, mask in zip(pick.tolist(), strong, strict=True):
-            box = bounds(mask)
-            if box:
-                boxes[row][name] = box
-    return Truth(flux, segmentation(lat, grid, seed, optics), masks, boxes)
+    segments = torch.zeros(len(lat), size, size, dtype=torch.uint8, device=flux.device)
+    for rows, grid in grids(lat, size, pixel, optics):
+        segments[rows] = segmentation(lat.rows(rows), grid, seed, optics.rows(rows))
+        for number, name in enumerate(FEATURES):
+            pick = rows[has(lat.rows(rows), name)]
+            if not len(pick):
+                continue
+            changed = difference(lat.rows(pick), name, grid, seed, optics.rows(pick))
+            masks[pick, number] = binned(changed.float(), grid) > 0
+            strong = binned((changed >= BOXED * changed.amax((1, 2), keepdim=True)).float(), grid) > 0
+            for row, mask in zip(pick.tolist(), strong, strict=True):
+                box = bounds(mask)
+                if box:
+                    boxes[row][name] = box
+    return Truth(flux, segments, masks, boxes)
 
 
 def difference(lat: Latents, name: str, grid: Grid, seed: int, optics: Optics) -> Tensor:
