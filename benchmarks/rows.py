@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from galaxysd import doctor
+from galaxysd import host
 from galaxysd.errors import BadInput
 from galaxysd.kernels import cases
 from galaxysd.kernels.cases import Case
@@ -41,7 +41,7 @@ def device() -> str:
 
 def card() -> str:
     """The name of what computes here: the GPU, or else the CPU."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else doctor.cpu_name()
+    return host.processor(device())
 
 
 def path(folder: Path = RESULTS, on: str | None = None) -> Path:
@@ -72,7 +72,7 @@ def provenance() -> Row:
     return {
         "device": device(),
         "card": card(),
-        "machine": doctor.machine(),
+        "machine": host.machine(),
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "dirty": changed != "",
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

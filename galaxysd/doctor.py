@@ -16,12 +16,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import galaxysd
 from galaxysd.errors import BadInput
+from galaxysd.host import cpu_name, machine, version
 
 # An ONNX model of one node, y = -x for two floats: a session can be tried where the package onnx is not installed.
 NEGATE = bytes.fromhex(
@@ -77,34 +76,6 @@ def examine(folder: Path) -> Iterator[Finding]:
     ]
     for look in looks:
         yield look()
-
-
-def machine() -> dict[str, Any]:
-    """What a result row says of where it was measured."""
-    device = None
-    if version("torch") is not None:
-        import torch
-
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    packages = ("torch", "triton", "numpy", "onnxruntime", "onnxruntime-gpu")
-    versions = {name: found for name in packages if (found := version(name)) is not None}
-    return {"cpu": cpu_name(), "cpus": os.cpu_count(), "gpu": device, "python": platform.python_version(), "versions": versions}
-
-
-def version(package: str) -> str | None:
-    """The installed version of a distribution."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def look_torch() -> Finding:

@@ -117,7 +117,7 @@ class Report:
         self(name, f"{hits} of {n}", n=n, bound=wilson(hits, n))
 
     def _append(self, row: dict[str, Any]) -> None:
-        from galaxysd.doctor import machine
+        from galaxysd.host import machine
 
         def git(*words: str) -> str:
             return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()

@@ -28,7 +28,7 @@ FLOORS = (
     {"kernels", "data"},
     {"checkpoint"},
     {"config", "presets", "pretrained"},
-    {"seeds", "runlog", "distributed", "files"},
+    {"seeds", "runlog", "distributed", "files", "host"},
     {"errors"},
 )
 LEVEL = {area: level for level, floor in enumerate(FLOORS) for area in floor}

@@ -135,10 +135,3 @@ def test_a_folder_one_may_not_write_to_and_a_full_disk_are_noes(monkeypatch, tmp
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: usage(1e9))
     assert not doctor.look_disk(tmp_path).ok
     assert doctor.look_disk(tmp_path).found == "1.0 GB"
-
-
-def test_the_cpu_has_a_name(tmp_path):
-    info = tmp_path / "cpuinfo"
-    info.write_text("processor : 0\nmodel name\t: A Fine: CPU\n")
-    assert doctor.cpu_name(info) == "A Fine: CPU"
-    assert doctor.cpu_name(tmp_path / "none")
