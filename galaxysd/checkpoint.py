@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from galaxysd import files
+from galaxysd.config import presets
 from galaxysd.errors import BadInput, GalaxySDError, nearest
 
 FORMAT = 1
@@ -260,6 +261,10 @@ def locate(model: str | Path) -> tuple[Path, files.Digest | None, tuple[str, ...
         if found is None:
             raise BadInput(f"{path}: no checkpoint in this folder yet; is it a run of galaxysd train?")
         return found.folder / "model.safetensors", files.Digest(**found.record["files"]["model"]), found.refused
-    if str(model) in bundled():
+    if str(model) in (names := list(bundled())):
         return PRETRAINED / f"{model}.safetensors", None, ()
-    raise BadInput(f"{model}: no such run folder, checkpoint or bundled model{nearest(str(model), bundled())}")
+    what = f"{model}: no such run folder, checkpoint or bundled model"
+    if model in presets():
+        raise BadInput(f"{what}, but a preset: galaxysd train --preset {model} makes one; bundled: {', '.join(names)}")
+    close = nearest(str(model), names).partition("; known")[0]
+    raise BadInput(f"{what}{close}; bundled: {', '.join(names)}")

@@ -155,6 +155,7 @@ def _run(words: list[str]) -> int:
             loaded.add_arguments(parser)
             run = loaded.run
     args = top.parse_args(words)
+    args.words = tuple(words)  # a model's card says by which command it was made
     assert run is not None, "argparse accepts no verb that is not in the table"
     code: int | None = run(args)
     return code or 0

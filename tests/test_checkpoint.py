@@ -12,6 +12,7 @@ import torch
 
 from galaxysd import checkpoint, sample
 from galaxysd.errors import BadInput, Unavailable
+from galaxysd.model.classifier import load_judge
 from tests import tiny
 
 
@@ -165,6 +166,20 @@ def test_a_stranger_of_another_kind(tmp_path: Path):
 def test_a_name_that_is_none():
     with pytest.raises(BadInput, match="first-jugde: no such run folder, checkpoint or bundled model; did you mean first-judge"):
         sample.load("first-jugde")
+    with pytest.raises(BadInput, match=r"demo: no such run folder, .*; bundled: .*first-judge"):
+        sample.load("demo")
+    with pytest.raises(BadInput, match=r"small-64: no such .* model, but a preset: galaxysd train --preset small-64 makes one; bundled: "):
+        sample.load("small-64")
+
+
+def test_a_bundled_name_is_a_file_beside_the_judge(run: Path, monkeypatch, tmp_path: Path):
+    """Of generators as of the judge."""
+    (tmp_path / "tiny-8.safetensors").write_bytes((checkpoint.newest(run).folder / "model.safetensors").read_bytes())
+    monkeypatch.setattr(checkpoint, "PRETRAINED", tmp_path)
+    assert list(checkpoint.bundled()) == ["tiny-8"]
+    assert sample.load("tiny-8").path == tmp_path / "tiny-8.safetensors"
+    with pytest.raises(BadInput, match="holds a denoiser, a classifier is needed here"):
+        load_judge("tiny-8")
 
 
 def test_what_it_was_trained_on_travels_with_it(model: Path):

@@ -15,7 +15,7 @@ from galaxysd.data.schema import GZ2
 from galaxysd.data.transforms import Stretch
 from galaxysd.runlog import StopSignals
 from galaxysd.train.denoise import DenoiseTask
-from galaxysd.train.loop import Result, train
+from galaxysd.train.loop import Piece, Result, train
 
 SETTINGS = (
     "model.image_size=8",
@@ -68,6 +68,6 @@ def task(*settings: str) -> DenoiseTask:
     return DenoiseTask(config(*settings), source.frame, Stretch.fit(source.frame, source.load(0).images), torch.device("cpu"))
 
 
-def run(out: Path, *settings: str, stop: StopSignals | None = None) -> Result:
+def run(out: Path, *settings: str, stop: StopSignals | None = None, piece: Piece | None = None) -> Result:
     """Trains in `out`, from where it stands."""
-    return train(task(*settings), Blobs(), out, stop or StopSignals())
+    return train(task(*settings), Blobs(), out, stop or StopSignals(), piece=piece)

@@ -6,15 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
-from galaxysd import checkpoint, files
 from galaxysd import config as configs
 from galaxysd.classify import rates
 from galaxysd.diffusion.denoiser import resolve_device
-from galaxysd.errors import GalaxySDError
 from galaxysd.model.classifier import load_judge
 from galaxysd.runlog import StopSignals
+from galaxysd.train import ship
 from galaxysd.train.classify import ClassifyTask
-from galaxysd.train.command import add_run_arguments, fit_stretch, open_source, populations, require_out, resolve
+from galaxysd.train.command import add_run_arguments, fit_stretch, open_source, piece_of, populations, require_out, resolve
 from galaxysd.train.loop import train
 
 
@@ -22,9 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="judge-32", help=f"one of {', '.join(configs.presets())} (%(default)s)")
     add_run_arguments(parser)
     parser.add_argument("--held-out", type=int, default=4096, help="simulated galaxies to print the rates on (%(default)s)")
-    parser.add_argument(
-        "--ship", type=Path, metavar="FILE", help="also write the finished classifier as one file, weights in half precision"
-    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -32,18 +28,12 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(json.dumps(config.to_json(), indent=1))
         return
-    if args.ship is not None and args.ship.exists():
-        raise GalaxySDError(f"--ship {args.ship}: already there, and nothing is overwritten; give another name")
-    source, out = open_source(args, config), require_out(args)
+    ship.check(args.ship)
+    piece, source, out = piece_of(args), open_source(args, config), require_out(args)
     task = ClassifyTask(config, source.frame, fit_stretch(source, config), resolve_device(args.device))
     with StopSignals() as stop:
-        result = train(task, source, out, stop)
-    model = result.checkpoint
-    if args.ship is not None:
-        found = checkpoint.read(model / "model.safetensors")
-        halved = {name: tensor.half() for name, tensor in found.tensors.items()}
-        files.commit(args.ship, lambda file: file.write(checkpoint.packed(halved, found.about)))
-        model = args.ship
+        result = train(task, source, out, stop, piece=piece)
+    model = result.checkpoint if args.ship is None else ship.ship(args.ship, result, args.words)
     facts: dict[str, object] = {"run": str(out), "model": str(model), "steps": result.steps, "loss": result.loss}
     if args.simulate is not None:
         facts["held_out"] = held_out(model, populations(args), args.data_seed + 1, args.held_out, config.model.image_size)

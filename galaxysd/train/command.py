@@ -17,9 +17,9 @@ from galaxysd.data.readers import Source
 from galaxysd.diffusion.denoiser import resolve_device
 from galaxysd.errors import GalaxySDError
 from galaxysd.runlog import StopSignals
-from galaxysd.train import grid, plan
+from galaxysd.train import grid, plan, ship
 from galaxysd.train.denoise import DenoiseTask
-from galaxysd.train.loop import Result, train
+from galaxysd.train.loop import Piece, Result, train
 
 FIT_ROWS = 2048  # galaxies the stretch is fitted on
 
@@ -41,6 +41,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="stop after so many steps")
     parser.add_argument("--images", type=int, help="stop after so many images seen")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes")
+    parser.add_argument(
+        "--piece", type=float, default=0.0, metavar="MINUTES", help="stop this call after so many minutes; the same command goes on"
+    )
+    ship.add_arguments(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what it costs; start nothing")
     parser.add_argument("--json", action="store_true")
@@ -53,11 +57,13 @@ def run(args: argparse.Namespace) -> None:
         found = plan.plan(config, device)
         print(json.dumps({"plan": found, "config": config.to_json()}, indent=1) if args.json else f"{plan.words(found)}\n\n{_toml(config)}")
         return
-    source, out = open_source(args, config), require_out(args)
+    ship.check(args.ship)
+    piece, source, out = piece_of(args), open_source(args, config), require_out(args)
     task = DenoiseTask(config, source.frame, fit_stretch(source, config), device)
     with StopSignals() as stop:
-        result = train(task, source, out, stop, after=lambda folder, step: grid.write(out, folder, step))
-    report(result, args.json)
+        result = train(task, source, out, stop, after=lambda folder, step: grid.write(out, folder, step), piece=piece)
+    shipped = None if args.ship is None else ship.ship(args.ship, result, args.words)
+    report(result, args.json, shipped)
 
 
 def resolve(args: argparse.Namespace) -> Config:
@@ -83,6 +89,11 @@ def open_source(args: argparse.Namespace, config: Config) -> Source:
     return sources[0] if len(sources) == 1 else Mixed(sources)
 
 
+def piece_of(args: argparse.Namespace) -> Piece:
+    """This call's share of the run, which begins now."""
+    return Piece(args.piece)
+
+
 def populations(args: argparse.Namespace) -> list[str]:
     """The presets of --simulate."""
     return [name.strip() for name in args.simulate.split(",")]
@@ -99,20 +110,25 @@ def fit_stretch(source: Source, config: Config) -> transforms.Stretch:
     return transforms.Stretch.fit(source.frame, torch.cat(parts), config.diffusion.sigma_data)
 
 
-def report(result: Result, as_json: bool) -> None:
-    facts = {
+def report(result: Result, as_json: bool, shipped: Path | None = None) -> None:
+    facts: dict[str, object] = {
         "run": str(result.run),
         "checkpoint": str(result.checkpoint),
         "steps": result.steps,
         "images": result.images,
         "seconds": round(result.seconds, 1),
         "loss": result.loss,
+        **result.spent.to_json(),
     }
+    if shipped is not None:
+        facts |= {"model": str(shipped), "bytes": shipped.stat().st_size}
     if as_json:
         print(json.dumps(facts))
     else:
         rate = result.images / max(result.seconds, 1e-9)
         print(f"trained {result.steps} steps, {result.images} images ({rate:.0f} img/s), loss {result.loss:.3f}: {result.checkpoint}")
+        if shipped is not None:
+            print(f"shipped {shipped.stat().st_size} bytes: {shipped}")
 
 
 def require_out(args: argparse.Namespace) -> Path:

@@ -6,12 +6,13 @@ counters. So a checkpoint is weights, moments and a number, and a run that was k
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import galaxysd
-from galaxysd import checkpoint, files
+from galaxysd import checkpoint, files, host
 from galaxysd.config import Config
 from galaxysd.data.galaxies import Galaxies
 from galaxysd.data.readers import GalaxySet, Order, Source, batches
@@ -44,6 +45,43 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
+class Piece:
+    """One call's share of a run: from `began`, for `minutes`; 0 goes on to the end. It changes no byte of what the run ends in."""
+
+    minutes: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+    cpu_began: float = field(default_factory=time.process_time)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.minutes < math.inf:
+            raise GalaxySDError(f"--piece {self.minutes:g}: minutes after which this call stops; give a positive number")
+
+    @property
+    def over(self) -> bool:
+        return self.minutes > 0 and time.monotonic() - self.began >= 60 * self.minutes
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a run took so far, over all its calls: the work that its newest checkpoint holds."""
+
+    cpu_seconds: float = 0.0  # of all threads, from the start of each call
+    calls: int = 0
+    machines: tuple[str, ...] = ()  # by name of processor or card
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Spent:
+        return cls(float(record.get("cpu_seconds", record["seconds"])), int(record.get("calls", 1)), tuple(record.get("machines", ())))
+
+    def more(self, piece: Piece, machine: str) -> Spent:
+        machines = self.machines if machine in self.machines else (*self.machines, machine)
+        return Spent(self.cpu_seconds + time.process_time() - piece.cpu_began, self.calls + 1, machines)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"cpu_seconds": round(self.cpu_seconds, 3), "calls": self.calls, "machines": list(self.machines)}
+
+
+@dataclass(frozen=True)
 class Result:
     """What a finished run left: its newest checkpoint, and how far it came."""
 
@@ -53,32 +91,45 @@ class Result:
     images: int
     seconds: float
     loss: float
+    device: str
+    spent: Spent
 
 
 class NonFinite(GalaxySDError):
     """The loss or a gradient stopped being a number."""
 
 
-def train(task: Task, source: Source, out: Path, stop: StopSignals, *, after: Callable[[Path, int], object] | None = None) -> Result:
-    """Trains until the first of the config's limits; continues what `out` holds when it is the same run."""
+def train(
+    task: Task,
+    source: Source,
+    out: Path,
+    stop: StopSignals,
+    *,
+    after: Callable[[Path, int], object] | None = None,
+    piece: Piece | None = None,
+) -> Result:
+    """Trains until the first of the config's limits, or of this call's piece; continues what `out` holds when it is the same run."""
     config = task.config.train
     if not (config.steps or config.images or config.minutes):
         raise GalaxySDError("nothing says when to stop: give --steps, --images or --minutes")
     _refuse_foreign(out)
     with files.held(out):
-        return _Run(task, source, out, stop, after).go()
+        return _Run(task, source, out, stop, after, piece or Piece()).go()
 
 
 class _Run:
     """One run in one folder."""
 
-    def __init__(self, task: Task, source: Source, out: Path, stop: StopSignals, after: Callable[[Path, int], object] | None) -> None:
-        self.task, self.source, self.out, self.stop, self.after = task, source, out, stop, after
+    def __init__(
+        self, task: Task, source: Source, out: Path, stop: StopSignals, after: Callable[[Path, int], object] | None, piece: Piece
+    ) -> None:
+        self.task, self.source, self.out, self.stop, self.after, self.piece = task, source, out, stop, after, piece
         self.config = task.config.train
         self.threads = self.config.threads or torch.get_num_threads()
         self.layout = resolve_layout(self.config.layout, task.device, task.dtype)
         self.trained_on = source.describe()
         self.step, self.seconds, self.loss = 0, 0.0, float("nan")
+        self.before = Spent()  # in earlier calls
         self.net: nn.Module
         self.optimiser: Optimiser
 
@@ -107,10 +158,15 @@ class _Run:
             folder = self.save()
             log.write(step=self.step, images=self.images, loss=self.loss, seconds=round(self.seconds, 1), saved=folder.name)
         if self.done() < 1:
-            raise Stopped(f"{self.out}: stopped at step {self.step} and saved {folder.name}; the same command goes on from there")
+            why = f"after a piece of {self.piece.minutes:g} minutes, " if self.piece.over and not self.stop.requested else ""
+            raise Stopped(
+                f"{self.out}: {why}stopped at step {self.step} and saved {folder.name} ({self.done():.0%} of the run); "
+                "the same command goes on from there"
+            )
         if self.after is not None:
             self.after(folder, self.step)
-        return Result(self.out, folder, self.step, self.images, self.seconds, self.loss)
+        spent = Spent.of(checkpoint.verify(folder))
+        return Result(self.out, folder, self.step, self.images, self.seconds, self.loss, self.task.device.type, spent)
 
     def _steps(self, log: Log) -> None:
         """Steps until a limit is reached or a stop is asked for."""
@@ -135,6 +191,8 @@ class _Run:
                 if self.after and self.config.grid_minutes and time.monotonic() - last_grid > 60 * self.config.grid_minutes:
                     self.after(self.save(), self.step)
                     last_grid = time.monotonic()
+                if self.piece.over:  # looked at after a step: the shortest piece gets on
+                    break
 
     @property
     def images(self) -> int:
@@ -165,7 +223,7 @@ class _Run:
                 # Their digest stands in `trained_on`: who wonders whether a galaxy was trained on can look.
                 text = "\n".join(self.source.hashed_ids())
                 files.commit(self.out / "trained_on.ids", lambda file: file.write(text.encode()))
-            files.commit_json(path, {"run": mine, "versions": versions, "machine": platform.processor() or platform.machine()})
+            files.commit_json(path, {"run": mine, "versions": versions, "machine": host.processor(self.task.device.type)})
             return
         record = files.read_json(path)
         theirs = record.get("run") if isinstance(record, dict) else None
@@ -185,7 +243,7 @@ class _Run:
         averaged, state = found.file("model").tensors, found.file("training").tensors
         checkpoint.agree(self.net, averaged, found.folder)
         self.optimiser.restore(averaged, state)
-        self.step, self.seconds = int(found.record["step"]), float(found.record["seconds"])
+        self.step, self.seconds, self.before = int(found.record["step"]), float(found.record["seconds"]), Spent.of(found.record)
         log.truncate(self.step)
         log.write(resumed=self.step, refused=list(found.refused))
 
@@ -200,7 +258,8 @@ class _Run:
         }
         model = checkpoint.packed(self.optimiser.averaged(), about)
         training = checkpoint.packed(self.optimiser.state(), {**about, "kind": "training"})
-        return checkpoint.save(self.out, self.step, model, training, {"seconds": self.seconds})
+        spent = self.before.more(self.piece, host.processor(self.task.device.type))
+        return checkpoint.save(self.out, self.step, model, training, {"seconds": self.seconds, **spent.to_json()})
 
     def _finite(self, value: Tensor, what: str) -> None:
         if torch.isfinite(value):

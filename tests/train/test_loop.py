@@ -59,6 +59,29 @@ def test_stopping_saves_and_the_same_command_goes_on(tmp_path: Path, undisturbed
     assert killing.weights_digest(out) == undisturbed
 
 
+def test_pieces_end_in_the_bytes_of_an_unbroken_run(tmp_path: Path, undisturbed: str):
+    """A piece ends after a step, however short it is, and what was spent adds up over the calls."""
+    out, spent = tmp_path / "run", 0.0
+    for call in range(1, 12):
+        with pytest.raises(Stopped, match=f"after a piece of 1e-09 minutes, stopped at step {call} and saved"):
+            tiny.run(out, *STEPS, piece=loop.Piece(1e-9))
+        record = checkpoint.newest(out).record
+        assert (record["step"], record["calls"]) == (call, call)
+        assert record["cpu_seconds"] > spent
+        spent = record["cpu_seconds"]
+    result = tiny.run(out, *STEPS, piece=loop.Piece(1e-9))
+    assert result.spent.calls == 12
+    assert result.spent.cpu_seconds > spent
+    assert len(result.spent.machines) == 1
+    assert killing.weights_digest(out) == undisturbed
+
+
+@pytest.mark.parametrize("minutes", [-1.0, float("nan"), float("inf")])
+def test_a_piece_of_no_length_is_refused(minutes: float):
+    with pytest.raises(GalaxySDError, match="minutes after which this call stops; give a positive number"):
+        loop.Piece(minutes)
+
+
 def test_sigterm_exits_75(tmp_path: Path):
     code = (
         "import sys\nfrom pathlib import Path\nfrom galaxysd.runlog import StopSignals\n"
