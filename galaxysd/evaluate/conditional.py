@@ -19,60 +19,94 @@ from galaxysd.evaluate.distances import LEAST, SPLITS, halves
 from galaxysd.evaluate.features import Described
 from galaxysd.evaluate.intervals import Rate, ratio
 
-# The classes that a small model can learn in minutes, and the answer that defines each.
+# The classes a request is held to, and the answer that defines each. They overlap: a barred spiral is two of them.
 CLASSES = {
     "smooth round": "how-rounded_round",
     "cigar": "how-rounded_cigar",
     "edge-on": "disk-edge-on_yes",
+    "face-on spiral": "has-spiral-arms_yes",
+    "barred": "bar_yes",
+    "ring": "odd-feature_ring",
+    "merger": "odd-feature_merger",
     "irregular": "odd-feature_irregular",
+}
+# Reported in the same way, and in no mean: small pictures hold little of them, and judges count arms badly.
+REPORTED = {
+    "dust lane": "odd-feature_dust-lane",
+    "1 arm": "spiral-arm-count_1",
+    "2 arms": "spiral-arm-count_2",
+    "3 arms": "spiral-arm-count_3",
+    "4 arms": "spiral-arm-count_4",
+    "more than 4 arms": "spiral-arm-count_more-than-4",
 }
 LEAST_VOTERS = 5  # fewer make a fraction too rough to correlate with
 MAGNITUDE = NUMERIC.index("magnitude")
 
 
-def columns(schema: Schema) -> list[int]:
-    """The columns of CLASSES; none in a schema that lacks one of them."""
-    return [schema.index(answer) for answer in CLASSES.values()] if set(CLASSES.values()) <= set(schema.answers) else []
+def columns(schema: Schema) -> dict[str, int]:
+    """The column of each class that a schema has an answer for."""
+    return {name: schema.index(answer) for name, answer in (CLASSES | REPORTED).items() if answer in schema.answers}
 
 
 def agreement(generated: Described, held_out: Described, seed: int) -> dict[str, Any] | None:
-    """How often the judge finds the requested class, per class: generated, held-out by own votes, their ratio, shuffled, chance."""
+    """How often the judge finds the requested class, per class: generated, held-out by own votes, their ratio, shuffled, chance.
+
+    A galaxy counts for each class that was asked of it; a request as a whole is found when all its classes are.
+    """
     schema, picked = generated.schema, columns(generated.schema)
     if generated.cond_counts is None or generated.fractions is None or held_out.fractions is None or not picked:
         return None
-    asked = generated.schema.winners(generated.cond_counts)[:, picked]
+    places = list(picked.values())
+    asked = schema.winners(generated.cond_counts)[:, places]
     rows = asked.any(1).nonzero().flatten()
     if not len(rows):
         return None
     asked = asked[rows]
-    seen = schema.winners(generated.fractions)[rows][:, picked]
-    own = schema.winners(held_out.counts)[:, picked]
-    judged = schema.winners(held_out.fractions)[:, picked]
+    seen = schema.winners(generated.fractions)[rows][:, places]
+    own = schema.winners(held_out.counts)[:, places]
+    judged = schema.winners(held_out.fractions)[:, places]
     mixed = asked[seeds.permutation(seed, "evaluate-shuffle", len(asked))]
     classes: dict[str, dict[str, Any]] = {}
-    for c, name in enumerate(CLASSES):
+    for c, (name, place) in enumerate(picked.items()):
         if not asked[:, c].any():
             continue
         mine, judges = _rate(seen[:, c], asked[:, c]), _rate(judged[:, c], own[:, c])
         classes[name] = {
-            "answer": CLASSES[name],
+            "answer": schema.answers[place],
+            "counted": name in CLASSES,
             "generated": mine.to_json(),
             "judge_on_held_out": judges.to_json(),
             "ratio": ratio(mine, judges),
             "shuffled": _rate(seen[:, c], mixed[:, c]).to_json(),
             "chance": Rate(int(seen[:, c].sum()), len(seen)).to_json(),
         }
-    both = [each["ratio"]["ratio"] for each in classes.values() if each["ratio"]["ratio"] is not None]
+    counted = [name for name in classes if name in CLASSES] or list(classes)
+    both = [classes[name]["ratio"]["ratio"] for name in counted if classes[name]["ratio"]["ratio"] is not None]
+    of = [list(picked).index(name) for name in counted]
+    asked, mixed, seen, own, judged = (each[:, of] for each in (asked, mixed, seen, own, judged))
     return {
-        "rows": len(rows),
+        "rows": int(asked.any(1).sum()),
         "classes": classes,
-        "generated": _rate(seen, asked).to_json(),
-        "judge_on_held_out": _rate(judged, own).to_json(),
+        "generated": _whole(seen, asked).to_json(),
+        "judge_on_held_out": _whole(judged, own).to_json(),
         "mean_ratio": sum(both) / len(both) if both else None,
-        "shuffled": _rate(seen, mixed).to_json(),
-        # What a permutation gives on average: each class found as often as it is found in all requested rows.
-        "chance": float((asked.double().mean(0) * seen.double().mean(0)).sum() / asked.double().mean(0).sum()),
+        "shuffled": _whole(seen, mixed).to_json(),
+        "chance": _chance(seen, asked),
     }
+
+
+def _whole(found: Tensor, asked: Tensor) -> Rate:
+    """Rows [N, classes] in which every class asked for is found, among those that ask for any."""
+    among = asked.any(1)
+    return Rate(int(((found | ~asked).all(1) & among).sum()), int(among.sum()))
+
+
+def _chance(seen: Tensor, asked: Tensor) -> float:
+    """What a permutation of the requests gives on average: each met as often as all rows that ask for something meet it."""
+    rows = asked.any(1)
+    requests, times = asked[rows].unique(dim=0, return_counts=True)
+    met = torch.stack([(seen[rows] | ~request).all(1).double().mean() for request in requests])
+    return float((met * times).sum() / times.sum())
 
 
 def _rate(hits: Tensor, among: Tensor) -> Rate:
@@ -109,32 +143,46 @@ def _agree(counts: Tensor, measured: Tensor, a: int, schema: Schema) -> dict[str
 
 
 def same_mix(generated: Described, held_out: Described, seed: int) -> Tensor | None:
-    """Held-out rows with the mix of classes that was asked for; None when the request is no mix of CLASSES or they lack one of it.
+    """Held-out rows with the mix of classes that was asked for; None when the request is no mix of classes or they lack one of it.
 
     Fifty galaxies of each class are not distributed as a survey is: without this the request would be counted against the model.
+    A request fits a held-out galaxy of each class it names and of none it rules out; what it leaves open, it leaves to the sky.
     Requests like the rows of a table carry magnitudes, and are left alone.
     """
-    picked = columns(generated.schema)
+    schema, picked = generated.schema, list(columns(generated.schema).values())
     if generated.cond_counts is None or not picked:
         return None
     if generated.cond_numeric is not None and generated.cond_numeric[:, MAGNITUDE].isfinite().any():
         return None
-    asked = generated.schema.winners(generated.cond_counts)[:, picked]
-    asked = asked & (asked.sum(1, keepdim=True) == 1)
-    natural = held_out.schema.winners(held_out.counts)[:, picked]
-    if asked.any(1).double().mean() < 0.9:
+    wanted = schema.winners(generated.cond_counts)[:, picked]
+    ruled_out = (schema.voters(generated.cond_counts) > 0)[:, schema.owner[picked]] & ~wanted
+    some = wanted.any(1)
+    if some.double().mean() < 0.9:
         return None
-    natural = natural & (natural.sum(1, keepdim=True) == 1)
-    share = asked.double().mean(0)
-    share = share / share.sum()
-    there = natural.sum(0).double()
-    whole = float((there / share)[share > 0].min())
-    chosen = []
-    for c in range(len(picked)):
-        rows = natural[:, c].nonzero().flatten()
-        chosen.append(rows[seeds.permutation(seed, "evaluate-mix", len(rows), c)[: int(whole * float(share[c]))]] if len(rows) else rows)
-    every = torch.cat(chosen).sort().values
-    return every if len(every) >= 2 * LEAST else None
+    requests, times = torch.stack((wanted, ruled_out), 1)[some].unique(dim=0, return_counts=True)
+    natural = held_out.schema.winners(held_out.counts)[:, picked]
+    fitting = []
+    for k, (named, excluded) in enumerate(requests):
+        rows = ((natural | ~named) & ~(natural & excluded)).all(1).nonzero().flatten()
+        fitting.append(rows[seeds.permutation(seed, "evaluate-mix", len(rows), k)] if len(rows) else rows)
+    low, high = 0, len(natural)
+    while low < high:  # the largest mix that can be dealt
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if _dealt(fitting, times.tolist(), middle) is not None else (low, middle - 1)
+    every = _dealt(fitting, times.tolist(), low)
+    return every if every is not None and len(every) >= 2 * LEAST else None
+
+
+def _dealt(fitting: list[Tensor], shares: list[int], total: int) -> Tensor | None:
+    """About `total` rows in these shares, none twice, each from the rows that fit, the scarcest first; None when there are too few."""
+    taken: set[int] = set()
+    for k in sorted(range(len(shares)), key=lambda k: len(fitting[k]) / shares[k]):
+        free = [row for row in fitting[k].tolist() if row not in taken]
+        wanted = total * shares[k] // sum(shares)
+        if len(free) < wanted:
+            return None
+        taken.update(free[:wanted])
+    return torch.tensor(sorted(taken), dtype=torch.int64)
 
 
 def flux_ratio(generated: Described, held_out: Described, seed: int, bins: int = 4) -> dict[str, Any] | None:

@@ -128,7 +128,7 @@ def _share(values: Tensor, edges: Tensor) -> Tensor:
 
 def classes(found: dict[str, Any]) -> Figure:
     """How often the requested class is found, beside the judge's own rate, shuffled requests and chance."""
-    figure = _figure(7.2, 3.6)
+    figure = _figure(max(7.2, 0.9 * len(found["classes"])), 3.6)
     axes = figure.subplots()
     _clean(axes)
     series = (
@@ -156,7 +156,7 @@ def classes(found: dict[str, Any]) -> Figure:
             linewidth=1.2,
             label="chance" if place == 0 else "_",
         )
-    axes.set_xticks(range(len(found["classes"])), list(found["classes"]))
+    axes.set_xticks(range(len(found["classes"])), [name.replace(" ", "\n", 1) for name in found["classes"]])
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("share found by the judge")
     figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)

@@ -59,9 +59,13 @@ def _classes(found: dict[str, Any]) -> str:
     if judge["rate"] is not None:
         text += f"; the judge's own rate on held-out galaxies is {judge['rate']:.2f} of {judge['rows']}"
     if ratio is not None:
-        text += f"; mean ratio over {len(found['classes'])} classes {ratio:.2f}"
+        text += f"; mean ratio over {_counted(found)} classes {ratio:.2f}"
     text += f". Requests shuffled: {found['shuffled']['rate']:.2f}, chance {found['chance']:.2f}."
     return text if len(found["classes"]) > 1 else text + " (One class was asked for: shuffling cannot change anything.)"
+
+
+def _counted(found: dict[str, Any]) -> int:
+    return sum(each["counted"] and each["ratio"]["ratio"] is not None for each in found["classes"].values())
 
 
 def _flux(found: dict[str, Any]) -> list[str]:
@@ -157,9 +161,9 @@ def _class_table(found: dict[str, Any]) -> list[str]:
     for name, each in found["classes"].items():
         ratio = each["ratio"]
         span = f"{number(ratio['ratio'], 2)} [{number(ratio['low'], 2)}, {number(ratio['high'], 2)}]"
-        rows.append(
-            [name, _rate(each["generated"]), _rate(each["judge_on_held_out"]), span, _rate(each["shuffled"]), _rate(each["chance"])]
-        )
+        shown = name if each["counted"] else f"{name} (in no mean)"
+        beside = [_rate(each[key]) for key in ("shuffled", "chance")]
+        rows.append([shown, _rate(each["generated"]), _rate(each["judge_on_held_out"]), span, *beside])
     return table(["class", "found", "judge on held-out", "ratio", "requests shuffled", "chance"], rows)
 
 

@@ -8,7 +8,7 @@ from galaxysd import seeds
 from galaxysd.data.galaxies import Frame
 from galaxysd.data.schema import GZ2
 from galaxysd.evaluate import conditional
-from galaxysd.evaluate.conditional import CLASSES, agreement, flux_ratio, fractions, same_mix
+from galaxysd.evaluate.conditional import CLASSES, REPORTED, agreement, flux_ratio, fractions, same_mix
 from galaxysd.evaluate.features import Described
 
 ODD, SMOOTH, FEATURED = GZ2.index("something-odd_yes"), GZ2.index("smooth-or-featured_smooth"), GZ2.index("smooth-or-featured_featured")
@@ -62,7 +62,7 @@ def described(
 
 def test_an_answer_is_found_when_its_whole_path_wins() -> None:
     counts = votes(*PATHS)
-    columns = [GZ2.index(answer) for answer in CLASSES.values()]
+    columns = [GZ2.index(CLASSES[name]) for name in PATHS]
     assert torch.equal(GZ2.winners(counts)[:, columns], torch.eye(4, dtype=torch.bool))
     assert torch.equal(GZ2.winners(seen(counts))[:, columns], torch.eye(4, dtype=torch.bool))
 
@@ -95,7 +95,7 @@ def test_an_obedient_model_reaches_the_judges_rate_and_shuffled_requests_fall_to
     own, asked = survey(400, 0), votes(*[name for name in PATHS for _ in range(50)])
     found = agreement(described(torch.zeros_like(asked), seen(asked), asked), described(own, seen(own)), 0)
     assert found is not None
-    assert set(found["classes"]) == set(CLASSES)
+    assert set(found["classes"]) == set(PATHS)
     assert found["rows"] == 200
     assert found["generated"] == {"hits": 200, "rows": 200, "rate": 1.0, "interval": found["generated"]["interval"]}
     assert found["mean_ratio"] == 1.0
@@ -116,6 +116,74 @@ def test_a_deaf_model_is_at_chance_and_a_poor_judge_is_taken_into_account() -> N
     assert poor is not None
     assert poor["classes"]["cigar"]["generated"]["rate"] == 0.5
     assert poor["classes"]["cigar"]["ratio"]["low"] < 1.0 < poor["classes"]["cigar"]["ratio"]["high"]
+
+
+# Face-on discs: barred, spiral, both, and with a counted number of arms.
+DISC = {"smooth-or-featured_featured": 40, "disk-edge-on_no": 40}
+BARRED, UNBARRED, ARMS, NO_ARMS = ({name: 40} for name in ("bar_yes", "bar_no", "has-spiral-arms_yes", "has-spiral-arms_no"))
+ARMED = {"spiral-arm-count_2": 40}
+DISCS = {
+    "barred spiral": DISC | BARRED | ARMS,
+    "spiral": DISC | UNBARRED | ARMS,
+    "plain": DISC | UNBARRED | NO_ARMS,
+    "2 arms": DISC | UNBARRED | ARMS | ARMED,
+    "ask: barred": DISC | BARRED,
+    "ask: spiral": DISC | ARMS,
+    "ask: 2 arms": DISC | ARMS | ARMED,
+}
+
+
+def discs(**times: int) -> Tensor:
+    """Votes of discs by the keys of DISCS, dashes for spaces."""
+    rows = []
+    for name, n in times.items():
+        row = torch.zeros(len(GZ2.answers))
+        for answer, count in DISCS[name.replace("ask_", "ask: ").replace("_", " ")].items():
+            row[GZ2.index(answer)] = count
+        rows += [row] * n
+    return torch.stack(rows)
+
+
+def test_a_galaxy_counts_for_each_class_it_was_asked_to_be_and_a_request_for_all_of_them() -> None:
+    asked = discs(barred_spiral=20, spiral=20)
+    mine = asked.clone()
+    mine[:10] = discs(spiral=10)  # half the barred spirals come without their bar
+    own = discs(barred_spiral=30, spiral=50)
+    found = agreement(described(torch.zeros_like(asked), seen(mine), asked), described(own, seen(own)), 0)
+    assert found is not None
+    assert set(found["classes"]) == {"face-on spiral", "barred"}
+    hits = {name: (each["generated"]["hits"], each["generated"]["rows"]) for name, each in found["classes"].items()}
+    assert hits == {"face-on spiral": (40, 40), "barred": (10, 20)}
+    assert found["mean_ratio"] == pytest.approx(0.75)
+    assert (found["generated"]["hits"], found["generated"]["rows"], found["rows"]) == (30, 40, 40)
+    assert (found["judge_on_held_out"]["hits"], found["judge_on_held_out"]["rows"]) == (80, 80)
+    # A request for a spiral is met by all 40 galaxies, one for a barred spiral by 10 of them.
+    assert found["chance"] == pytest.approx(0.5 * 1.0 + 0.5 * 0.25)
+
+
+def test_arms_and_dust_lanes_are_reported_and_in_no_mean() -> None:
+    asked = discs(**{"2_arms": 20})
+    own = discs(**{"2_arms": 30, "spiral": 30})
+    found = agreement(described(torch.zeros_like(asked), seen(discs(spiral=20)), asked), described(own, seen(own)), 0)
+    assert found is not None
+    assert {name: each["counted"] for name, each in found["classes"].items()} == {"face-on spiral": True, "2 arms": False}
+    assert found["classes"]["2 arms"]["generated"]["hits"] == 0
+    assert found["mean_ratio"] == found["generated"]["rate"] == 1.0
+    assert set(REPORTED.values()) <= set(GZ2.answers)
+    assert len(set((CLASSES | REPORTED).values())) == 14
+
+
+def test_the_mix_of_overlapping_classes_leaves_open_what_was_not_asked() -> None:
+    """Barred galaxies that were asked for may have arms or not, as those of the sky; none is used twice, none is ruled out."""
+    own = discs(barred_spiral=60, spiral=60, plain=60, **{"2_arms": 60})
+    asked = discs(ask_barred=30, ask_spiral=30, **{"ask_2_arms": 30})
+    rows = same_mix(described(asked, None, asked), described(own), 0)
+    assert rows is not None
+    assert len(set(rows.tolist())) == len(rows)
+    picked = GZ2.winners(own[rows])
+    assert not bool((picked[:, GZ2.index("bar_no")] & picked[:, GZ2.index("has-spiral-arms_no")]).any())  # nobody asked for a plain disc
+    # 60 galaxies with two arms and 60 barred ones: as many of each, and of spirals.
+    assert len(rows) == 180
 
 
 def test_fractions_correlate_over_known_rows_only() -> None:
