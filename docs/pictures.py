@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from galaxysd.data import readers, transforms, writers
 from galaxysd.data.galaxies import Frame, Galaxies
@@ -41,7 +42,7 @@ def labelled(path: Path, rows: list[tuple[str, NDArray[np.uint8]]], inch: float 
         axis.set_anchor("W")
         axis.set_axis_off()
         axis.text(-0.01, 0.5, name, transform=axis.transAxes, ha="right", va="center", color="white", fontsize=9)
-    figure.savefig(path, dpi=100, facecolor="black")
+    figure.savefig(path, dpi=100, facecolor="black", pil_kwargs={"quality": 88})
     plt.close(figure)
 
 
@@ -63,13 +64,14 @@ def answers(columns: int = 12, size: int = 64) -> None:
         images = torch.zeros(columns, *drawn.images.shape[1:])
         images[: len(pick)] = drawn.images[pick]
         rows.append((answer, strip(images, frame("atlas", size))))
-    labelled(HERE / "answers.png", rows)
+    labelled(HERE / "answers.jpg", rows)
 
 
 def population(rows: int = 9, size: int = 128) -> None:
     """The survey as it comes: the first galaxies of one seed."""
     drawn = simulate("survey", 12, range(rows * COLUMNS), size)
-    writers.grid(HERE / "population.png", transforms.pictures(drawn.images, frame("survey", size)), columns=COLUMNS, replace=True)
+    shown = transforms.pictures(drawn.images, frame("survey", size)).unflatten(0, (rows, COLUMNS))
+    Image.fromarray(shown.permute(0, 2, 1, 3, 4).flatten(0, 1).flatten(1, 2).numpy()).save(HERE / "population.jpg", quality=88)
 
 
 def twins(columns: int = 6, size: int = 64) -> None:
@@ -86,7 +88,7 @@ def twins(columns: int = 6, size: int = 64) -> None:
             pictures = [strip(each.images[row : row + 1], frame("atlas", size)) for each in (drawn, plain)]
             three += [*pictures, np.repeat((masks[row].numpy() * 180).astype(np.uint8)[..., None], 3, 2)]
         rows.append((f"{name}: with, without, mask", np.concatenate(three, 1)))
-    labelled(HERE / "twins.png", rows)
+    labelled(HERE / "twins.jpg", rows)
 
 
 def bits(drawn: Galaxies, row: int, size: int) -> NDArray[np.uint16]:
@@ -114,7 +116,7 @@ def telescopes(columns: int = 10) -> None:
     for redshift in (0.03, 0.06, 0.12, 0.24):
         seen = simulate("survey", 12, large, 128, view=View(redshift=redshift))
         rows.append((f"sdss, moved to z = {redshift}", strip(seen.images, frame("survey", 128))))
-    labelled(HERE / "telescopes.png", rows, inch=0.9)
+    labelled(HERE / "telescopes.jpg", rows, inch=0.9)
 
 
 def generated(demo: Path) -> None:

@@ -51,7 +51,9 @@ class Schema:
     @cached_property
     def owner(self) -> Tensor:
         """The question number of each answer, int64 [A]."""
-        return torch.tensor([number for number, question in enumerate(self.questions) for _ in question.answers])
+        # Kept, so it must not be a tensor of inference mode, which training could not use.
+        with torch.inference_mode(False):
+            return torch.tensor([number for number, question in enumerate(self.questions) for _ in question.answers])
 
     def index(self, answer: str) -> int:
         """The column of a canonical answer."""

@@ -121,7 +121,8 @@ def lanes(d: Draws, t: Traits, edge: Tensor, height: Tensor) -> dict[str, Tensor
     width = torch.where(edge, (0.35 + 0.25 * wide) * height, (0.04 + 0.035 * wide) * t.r90)
     length = torch.where(edge, 0.6 + 0.25 * long, 0.45 + 0.3 * long) * t.r90
     return {
-        "lane_depth": t.lane, "fine": (t.lane > 0).long(), "lane_width": width, "lane_length": length, "lane_angle": torch.where(edge, 0.0, 0.2 * (2 * turn - 1)),
+        "lane_depth": t.lane, "fine": (t.lane > 0).long(),
+        "lane_width": width, "lane_length": length, "lane_angle": torch.where(edge, 0.0, 0.2 * (2 * turn - 1)),
         "lane_offset": torch.stack([width * (shift - 0.5), width * torch.where(edge, 0.0, 2 * bend - 1)], 1),
     }  # fmt: skip
 

@@ -1,6 +1,6 @@
 """The telescopes of the survey operator: bands, pixels, seeing, depth; and what resampling their pixels does to the noise.
 
-A telescope's sky noise follows from its depth for point sources (`sky_from_depth`), so that the published number is what is kept.
+A telescope's sky noise follows from its published depth: for point sources through a matched filter, or in an aperture.
 Gains are electrons that a source of one nanomaggy (22.5 mag) leaves in the whole exposure: good to some ten per cent, which matters
 only for the noise of bright pixels.
 """
@@ -29,6 +29,11 @@ def sky_from_depth(depth: float, fwhm: float, pixel: float) -> float:
     """
     area = 4 * math.pi * (fwhm / (2 * math.sqrt(2 * math.log(2)))) ** 2 / pixel**2
     return 10 ** (0.4 * (22.5 - depth)) / 5 / math.sqrt(area)
+
+
+def sky_from_aperture(depth: float, sigmas: float, diameter: float, pixel: float) -> float:
+    """Sky noise per pixel, in nanomaggies, where a source of magnitude `depth` is seen at `sigmas` in a round aperture, arcsec."""
+    return 10 ** (0.4 * (22.5 - depth)) / sigmas / math.sqrt(math.pi * (diameter / 2) ** 2 / pixel**2)
 
 
 def electrons(zero_point: float, seconds: float) -> float:
@@ -99,8 +104,8 @@ TELESCOPES = {
         ),
         Telescope(
             "decals", ("g", "r", "z"), (477.0, 623.0, 913.0), 0.262, (1.29, 1.18, 1.11), 1.0,
-            _deep(0.262, (1.29, 1.18, 1.11), (24.9, 24.2, 23.3)), (electrons(25.1, 250), electrons(25.3, 200), electrons(24.9, 300)),
-            "DESI Legacy Imaging Surveys, DECam: pixels and seeing of Dey et al. 2019; depths and exposures approximate",
+            _deep(0.262, (1.29, 1.18, 1.11), (24.9, 24.2, 23.3)), (electrons(26.61, 250), electrons(26.82, 200), electrons(26.48, 300)),
+            "DESI Legacy Imaging Surveys, DECam: pixels and seeing of Dey et al. 2019; depths, zero points and exposures approximate",
         ),
         Telescope(
             "hsc", ("g", "r", "i"), tuple(WAVELENGTHS.values()), 0.168, (0.77, 0.76, 0.58), 1.0,
@@ -109,8 +114,8 @@ TELESCOPES = {
         ),
         Telescope(
             "euclid-vis", ("VIS",), (715.0,), 0.1, (0.17,), 0.05,
-            _deep(0.1, (0.17,), (26.2,)), (electrons(25.6, 2240),),
-            "Euclid VIS: pixels, PSF and depth after Laureijs et al. 2011 and Cropper et al. 2016; approximate",
+            (sky_from_aperture(25.6, 10, 1.3, 0.1),), (electrons(25.6, 2240),),
+            "Euclid VIS: PSF after Cropper et al. 2025; depth in 1.3 arcsec apertures of Q1 stacks (arXiv:2503.15303); gain approximate",
         ),
         Telescope(
             "lsst", ("g", "r", "i"), tuple(WAVELENGTHS.values()), 0.2, (0.87, 0.83, 0.80), 1.0,

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galaxysd.data.schema import ALIASES, GZ2, meaning, resolve, schema
+from galaxysd.data.schema import ALIASES, GZ2, Schema, meaning, resolve, schema
 from galaxysd.errors import BadInput
 
 COUNTS = st.lists(st.integers(0, 60), min_size=len(GZ2.answers), max_size=len(GZ2.answers))
@@ -107,3 +107,14 @@ def test_columns_of_the_published_table_count_our_answers() -> None:
 )
 def test_other_published_columns_count_nothing(name: str) -> None:
     assert meaning(name) is None
+
+
+def test_a_schema_first_used_for_inference_can_teach() -> None:
+    """What it keeps is no tensor of inference mode."""
+    fresh = Schema("fresh", GZ2.questions)
+    with torch.inference_mode():
+        fresh.voters(torch.ones(1, len(GZ2.answers)))
+    counts = torch.ones(1, len(GZ2.answers), requires_grad=True)
+    fresh.voters(counts).sum().backward()
+    assert counts.grad is not None
+    assert bool((counts.grad == 1).all())

@@ -19,6 +19,7 @@ def test_sdss_is_what_populations_are_made_for():
     assert sdss.ratios(colours) is colours
     assert sdss.dust() == (1.22, 0.86, 0.66)
     assert sdss.sky_rms(0.792) == pytest.approx((0.036, 0.048, 0.072))
+    assert (sdss.fwhm, sdss.scatter, sdss.gain) == ((1.3 * 1.07, 1.3, 1.3 * 0.96), 1.0, (1050, 900, 700))
 
 
 @pytest.mark.parametrize("through", TELESCOPES.values(), ids=TELESCOPES)
@@ -42,6 +43,31 @@ def test_a_source_at_the_depth_is_five_sigma():
         assert signal == pytest.approx(5, rel=0.01)
 
 
+SKIES = {  # mag per square arcsec at a dark site, and of zodiacal light
+    "sdss": (21.84, 20.84, 20.16),
+    "decals": (22.04, 20.91, 18.46),
+    "hsc": (21.4, 20.6, 19.7),
+    "euclid-vis": (22.3,),
+    "lsst": (22.26, 21.20, 20.48),
+}
+
+
+@pytest.mark.parametrize("name", TELESCOPES)
+def test_noise_and_gain_are_those_of_one_sky(name):
+    """Noise is the root of the sky's electrons, so depth, zero point and exposure cannot disagree by much."""
+    through = telescope(name)
+    per_area = [rms**2 * gain / through.pixel**2 for rms, gain in zip(through.sky, through.gain, strict=True)]
+    assert [22.5 - 2.5 * math.log10(each) for each in per_area] == pytest.approx(SKIES[name], abs=0.5)
+
+
+def test_a_source_in_an_aperture_has_its_sigmas():
+    rms = telescopes.sky_from_aperture(25.6, 10, 1.3, 0.1)
+    noise = seeds.normal(0, "test-aperture", range(2000), (21, 21)) * rms
+    axis = torch.arange(21) - 10
+    inside = axis[:, None] ** 2 + axis**2 <= 6.5**2
+    assert 10 ** (0.4 * (22.5 - 25.6)) / float((noise * inside).sum((1, 2)).std()) == pytest.approx(10, rel=0.06)
+
+
 def test_electrons_follow_the_zero_point():
     assert telescopes.electrons(22.5, 30) == 30
     assert telescopes.electrons(25.0, 1) == pytest.approx(10)
@@ -53,11 +79,14 @@ def test_bands_between_and_beyond_are_interpolated():
     found = every.ratios(power)[0]
     want = [(each / 623) ** 1.5 for each in (477, 550, 623, 700, 763)]
     assert found[:5].tolist() == pytest.approx(want, rel=1e-9)
-    assert found[4] < found[5] < (913 / 623) ** 1.5
+    beyond = math.log(763 / 623) + 0.8 * math.log(913 / 763)
+    assert float(found[5]) == pytest.approx(math.exp(1.5 * beyond), rel=1e-9)
     assert found[[0, 2, 4]].tolist() == power[0].tolist()
     dust = every.dust()
     assert list(dust) == sorted(dust, reverse=True)
     assert (dust[0], dust[2], dust[4]) == (1.22, 0.86, 0.66)
+    slope = math.log(0.66 / 0.86) / math.log(763 / 623)  # beyond i as from r to i
+    assert dust[5] == pytest.approx(0.86 * (913 / 623) ** slope)
 
 
 def test_noise_after_resampling():
@@ -70,7 +99,10 @@ def test_noise_after_resampling():
     assert 0.1 < share < 0.6
     blocks, before = (torch.nn.functional.avg_pool2d(each[:, None], 24).std() for each in (noise, white))
     assert float(blocks / before) == pytest.approx(1, abs=0.06)
-    assert float((noise[:, 1:] * noise[:, :-1]).mean()) / share**2 > 0.6
+    k = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096 * (0.5 / scale)
+    power = torch.sinc(k * native) ** 4
+    alike = float((power * torch.cos(2 * math.pi * k * scale)).mean() / power.mean())
+    assert float((noise[:, 1:] * noise[:, :-1]).mean()) / share**2 == pytest.approx(alike, abs=0.02)
 
 
 def test_averaging_leaves_noise_white():
