@@ -21,6 +21,12 @@ VERBS = {
     "compile": ("benchmarks.compiling", "compile every launch row for its card: registers, spills, loads, shared memory; needs no GPU"),
     "gpu": ("benchmarks.gpu", "everything a GPU machine should do, in a few minutes; goes on where it stopped"),
     "votes": ("benchmarks.votes", "how the simulated volunteers answer on average, beside a real table's counts where one is given"),
+    "classes": ("benchmarks.classes", "how often a model draws the class it is asked for, beside the judge's own rate; a sheet of them"),
+    "ablations": (
+        "benchmarks.ablations",
+        "train demo-32's preset with one thing changed at a time, and score it; goes on where it stopped",
+    ),
+    "card": ("benchmarks.card", "write the page of a model: data, command, time, scores, limits"),
     "tune": ("benchmarks.tune", "search the launch tables on this card"),
 }
 

@@ -32,6 +32,10 @@ FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "profile": {"preset": str, "shares": dict},
     "step": {"name": str, "ok": bool, "said": str},
     "contest": {"name": str, "preset": str, "ratios": dict},
+    "ablation": {
+        "arm": str, "factor": str, "seed": int, "digest": str, "images": int, "config": dict, "parameters": int,
+        "img_per_s": (int, float), "mean_ratio": (int, float), "classes": dict,
+    },
 }  # fmt: skip
 
 

@@ -37,7 +37,9 @@ FACES = {"__init__", "__main__"}
 
 # Tests of the project as a whole, and of what stands beside the package: they mirror no module of it.
 ABOUT_THE_PROJECT = {"test_architecture", "test_benchmarks", "test_mutations", "test_packaging", "test_tiers"}
-ABOUT_THE_PROJECT |= {f"test_benchmarks_{part}" for part in ("check", "front", "gate", "gpu", "kernels", "rows", "votes")}
+ABOUT_THE_PROJECT |= {
+    f"test_benchmarks_{part}" for part in ("ablations", "card", "check", "classes", "front", "gate", "gpu", "kernels", "rows", "votes")
+}
 
 CORE = {"torch", "numpy", "safetensors", "pyarrow", "triton", "galaxysd"}
 LINES = 400
