@@ -117,6 +117,17 @@ def block(preset: str | Recipe, seed: int, number: int, field_of_view: float | N
     return without(compose(d, traits_of(recipe, d, rows, field_of_view)), recipe.without)
 
 
+def verify(recipe: Recipe, seed: int, first: int, n: int, field_of_view: float | None) -> None:
+    """Refuses, before anything is rendered, a table whose rows contradict themselves; of what is fixed for all it tries the first block."""
+    if not recipe.given and not recipe.fixed:
+        return
+    if recipe.rows is not None and first + n > recipe.rows:
+        raise BadInput(f"latents: galaxies {first} to {first + n - 1} of a table of {recipe.rows} rows, numbered from 0; ask for fewer")
+    last = first + n - 1 if recipe.given else first
+    for number in range(first // BLOCK, last // BLOCK + 1):
+        block(recipe, seed, number, field_of_view)
+
+
 def draw(preset: str | Recipe, seed: int, index: seeds.Index) -> Latents:
     """The latents of any galaxies of a population, on the CPU."""
     numbers, rows = blocks(seeds.as_index(index))

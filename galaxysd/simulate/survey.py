@@ -100,7 +100,8 @@ class SimulatedSource:
             raise GalaxySDError(f"simulated galaxies: {self.n} from number {self.first} in chunks of {self.chunk}; at least 1, 0 and 1")
         if self.first + self.n > INDEX_LIMIT:
             raise GalaxySDError(f"simulated galaxies: {self.n} from number {self.first}; numbers end at {INDEX_LIMIT}")
-        self.frame = frame(self.preset, self.size, self.view)
+        self.frame, recipe = frame(self.preset, self.size, self.view), recipes.of(self.preset)
+        recipes.verify(recipe, self.seed, self.first, self.n, self.view.side(recipe.preset) if self.view.pixels == "arcsec" else None)
         self.chunk_rows = [min(self.chunk, self.n - start) for start in range(0, self.n, self.chunk)]
 
     def load(self, k: int) -> Galaxies:

@@ -155,3 +155,75 @@ def test_another_set_is_not_continued(tmp_path, capsys):
 
 def test_shards_are_whole_blocks():
     assert [command.shard_rows(size) for size in (16, 32, 64, 128, 512)] == [1024, 1024, 512, 128, 32]
+
+
+def test_a_table_of_latents_is_a_population(tmp_path, capsys):
+    """Rows of the table, in CSV or Parquet; --n is its length, and a galaxy left open in part is drawn."""
+    (tmp_path / "mine.csv").write_text("id,kind,r90,bar\na,disc,9,0.2\nb,spheroid,7,\nc,edge-on,,0\n")
+    words = ["simulate", "--size", "32", "--preset", "atlas", "--latents", str(tmp_path / "mine.csv"), "--out", str(tmp_path / "set")]
+    assert cli.main(words) == 0
+    found = open_set(tmp_path / "set")
+    galaxies = found.read(3)
+    assert galaxies.extra["kind"] == ["disc", "spheroid", "edge-on"]
+    assert galaxies.numeric[:2, 2].tolist() == pytest.approx([9 / 1.25, 7 / 1.25])
+    assert found.provenance["latents"]["columns"] == ["kind", "r90", "bar"]
+    assert cli.main(words) == 0  # finished: nothing to do
+    (tmp_path / "mine.csv").write_text("kind,r90,bar\ndisc,9,0.2\nspheroid,7.5,\nedge-on,,0\n")
+    assert cli.main(words) == 3  # another population
+    capsys.readouterr()
+
+
+def test_a_sweep_twins_truth_and_a_telescope(tmp_path, capsys):
+    start = ["simulate", "--size", "32", "--preset", "atlas", "--latent", "kind=disc", "--latent", "bar=0.25"]
+    swept = ["--sweep", "r90=6:12", "--n", "4", "--first", "5", "--truth"]
+    assert cli.main([*start, *swept, "--out", str(tmp_path / "sweep")]) == 0
+    assert cli.main([*start, *swept, "--without", "bar", "--out", str(tmp_path / "twins")]) == 0
+    one, other = (open_set(tmp_path / name).read(4) for name in ("sweep", "twins"))
+    assert one.numeric[:, 2].tolist() == pytest.approx([6 / 1.25, 8 / 1.25, 10 / 1.25, 12 / 1.25])
+    assert one.extra["has_bar"] == [True] * 4
+    assert other.extra["has_bar"] == [False] * 4
+    assert (one.images != other.images).any()
+    assert (
+        cli.main(["simulate", "--n", "2", "--size", "64", "--telescope", "decals", "--redshift", "0.1", "--out", str(tmp_path / "far")])
+        == 0
+    )
+    far = open_set(tmp_path / "far")
+    assert far.frame.bands == ("g", "r", "z")
+    assert far.read(2).numeric[:, 0].tolist() == pytest.approx([0.1, 0.1])
+    assert far.provenance["view"] == {"telescope": "decals", "redshift": 0.1}
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--preset", "survey"], "--n: say how many galaxies"),
+        (["--n", "2", "--telescope", "hubbel"], "telescope hubbel: no such telescope"),
+        (["--n", "2", "--telescope", "euclid-vis"], "is below a pixel of 0.8 arcsec"),
+        (["--n", "2", "--without", "bars"], "feature bars: no such feature; did you mean bar?"),
+        (["--n", "2", "--latent", "kind=spheroid", "--latent", "bar=0.2"], "latent bar: 0.2 in row 0, whose kind is spheroid"),
+        (["--n", "2", "--latent", "r90"], "--latent r90: write it like r90=12"),
+        (["--n", "2", "--latent", "r90=500"], "latent r90: 500 arcsec in row 0 lies beyond a stamp of 51.2 arcsec"),
+        (["--n", "2", "--sweep", "r90=6-12"], "--sweep r90=6-12: write it like pitch=8:35"),
+        (["--sweep", "r90=6:12"], "--n: say in how many steps to sweep"),
+        (["--n", "2", "--sweep", "r9=6:12"], "latent r9: no such latent of a galaxy; did you mean r90?"),
+        (["--n", "2", "--latents", "missing.csv"], "--latents missing.csv: no such file"),
+        (["--n", "2", "--redshift", "9"], "redshift: 9"),
+        (["--n", "9", "--preset", "atlas", "--latent", "ring=0.2"], "latent ring: 0.2 in row"),
+    ],
+)
+def test_what_cannot_be_simulated_is_said_in_one_line(words, said, tmp_path, capsys):
+    assert cli.main(["simulate", "--workers", "1", *words, "--out", str(tmp_path / "set")]) == 2
+    found = capsys.readouterr().err
+    assert said in found
+    assert len(found.strip().splitlines()) == 1
+    assert not (tmp_path / "set").exists()
+
+
+def test_an_empty_table_is_refused(tmp_path, capsys):
+    (tmp_path / "none.csv").write_text("kind,r90\n")
+    (tmp_path / "two.csv").write_text("kind\ndisc\nspheroid\n")
+    assert cli.main(["simulate", "--n", "3", "--latents", str(tmp_path / "two.csv"), "--out", str(tmp_path / "set")]) == 2
+    assert "galaxies 0 to 2 of a table of 2 rows" in capsys.readouterr().err
+    assert cli.main(["simulate", "--latents", str(tmp_path / "none.csv"), "--out", str(tmp_path / "set")]) == 2
+    assert "the table has no rows; a population needs at least one galaxy" in capsys.readouterr().err
