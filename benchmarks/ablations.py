@@ -21,24 +21,22 @@ from benchmarks.rows import Row
 from galaxysd import checkpoint
 from galaxysd import config as configs
 from galaxysd.config import Config
-from galaxysd.data import readers, shards
-from galaxysd.data.readers import Source
 from galaxysd.diffusion.denoiser import resolve_device
 from galaxysd.errors import BadInput, Stopped, Unavailable, nearest
 from galaxysd.evaluate import conditional
 from galaxysd.evaluate.report import table
 from galaxysd.model.classifier import load_judge
-from galaxysd.runlog import Progress, StopSignals
+from galaxysd.runlog import StopSignals
 from galaxysd.sample.generate import Settings, load
 from galaxysd.simulate.survey import SimulatedSource
 from galaxysd.train.command import fit_stretch
 from galaxysd.train.denoise import DenoiseTask
 from galaxysd.train.loop import Piece, train
 from galaxysd.train.plan import plan
+from galaxysd.train.render import rendered
 
 FILE = rows.RESULTS / "ablations.jsonl"
 TRAIN_SEED, HELD_OUT_SEED, SAMPLE_SEED = 1, 20_000, 0
-SHARD_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -150,27 +148,12 @@ def galaxies(population: str, pose: str, seed: int, n: int, size: int) -> Simula
     return SimulatedSource(population, seed, 0, n, size, pose=pose)  # type: ignore[call-arg]
 
 
-def stored(folder: Path, source: SimulatedSource) -> Source:
-    """The galaxies of a source as a set, rendered once for all arms and all pieces."""
-    with shards.SetWriter(folder, source.frame, {"made_by": "galaxysd simulate", **source.describe()}, source.chunk) as writer:
-        done = writer.done()
-        if not writer.finished:
-            with Progress("simulate", total=source.n) as progress:
-                for number, count in enumerate(source.chunk_rows):
-                    if number not in done:
-                        writer.write(number, source.load(number))
-                    progress.update(count)
-            writer.finish()
-    return readers.open_set(folder)
-
-
 def measure(args: argparse.Namespace, arm: Arm, config: Config, about: Row, piece: Piece) -> Row:
     """Trains an arm, or goes on, and scores it."""
     size, device = config.model.image_size, resolve_device(args.device)
     pool = galaxies(args.population, arm.pose, TRAIN_SEED, args.pool, size)
     real = galaxies(args.population, arm.pose, HELD_OUT_SEED, args.held_out, size)
-    where = f"{args.population}-{arm.pose}-{size}"
-    source = stored(args.runs / f"{where}-{args.pool}", pool)
+    source, held = (rendered(each, args.runs / f"{args.population}-{arm.pose}-{each.seed}-{size}", piece) for each in (pool, real))
     task = DenoiseTask(config, source.frame, fit_stretch(source, config), device)
     with StopSignals() as stop:
         result = train(task, source, args.runs / f"{arm.name}-{config.train.seed}-{about['digest'][:8]}", stop, piece=piece)
@@ -178,7 +161,7 @@ def measure(args: argparse.Namespace, arm: Arm, config: Config, about: Row, piec
     drawn = classes.draw(generator, conditional.CLASSES, args.n, SAMPLE_SEED, Settings.of(config.sample))
     found = classes.score(
         classes.described(drawn, generator.frame, judge),
-        classes.held_out(stored(args.runs / f"{where}-held-out-{args.held_out}", real), judge),
+        classes.held_out(held, judge),
         list(conditional.CLASSES),
         args.n,
         SAMPLE_SEED,

@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(config.to_json(), indent=1))
         return
     ship.check(args.ship)
-    piece, source, out = piece_of(args), open_source(args, config), require_out(args)
+    piece, out = piece_of(args), require_out(args)
+    source = open_source(args, config, piece)
     task = ClassifyTask(config, source.frame, fit_stretch(source, config), resolve_device(args.device))
     with StopSignals() as stop:
         result = train(task, source, out, stop, piece=piece)

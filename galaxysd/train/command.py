@@ -38,6 +38,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--simulate", metavar="PRESET,...", help="train on simulated galaxies, rendered while it trains")
     parser.add_argument("--n", type=int, default=16_384, help="with --simulate: how many galaxies of each preset (%(default)s)")
     parser.add_argument("--data-seed", type=int, default=1, help="with --simulate: their seed (%(default)s)")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="with --simulate: render them once, by every core, into this folder, and read them there",
+    )
     parser.add_argument("--steps", type=int, help="stop after so many steps")
     parser.add_argument("--images", type=int, help="stop after so many images seen")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes")
@@ -58,7 +64,8 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps({"plan": found, "config": config.to_json()}, indent=1) if args.json else f"{plan.words(found)}\n\n{_toml(config)}")
         return
     ship.check(args.ship)
-    piece, source, out = piece_of(args), open_source(args, config), require_out(args)
+    piece, out = piece_of(args), require_out(args)
+    source = open_source(args, config, piece)
     task = DenoiseTask(config, source.frame, fit_stretch(source, config), device)
     with StopSignals() as stop:
         result = train(task, source, out, stop, after=lambda folder, step: grid.write(out, folder, step), piece=piece)
@@ -75,8 +82,10 @@ def resolve(args: argparse.Namespace) -> Config:
     return config
 
 
-def open_source(args: argparse.Namespace, config: Config) -> Source:
+def open_source(args: argparse.Namespace, config: Config, piece: Piece | None = None) -> Source:
     """The galaxies to train on."""
+    if args.keep is not None and args.simulate is None:
+        raise GalaxySDError(f"--keep {args.keep}: keeps what --simulate renders, and nothing is simulated; leave it out")
     if args.data is not None:
         return readers.open_set(args.data)
     if args.simulate is None:
@@ -85,7 +94,15 @@ def open_source(args: argparse.Namespace, config: Config) -> Source:
         raise GalaxySDError(f"--n {args.n}: give at least 1")
     from galaxysd.simulate.survey import SimulatedSource
 
-    sources = [SimulatedSource(name, args.data_seed, 0, args.n, config.model.image_size) for name in populations(args)]
+    sources: list[Source] = []
+    for name in populations(args):
+        source = SimulatedSource(name, args.data_seed, 0, args.n, config.model.image_size)
+        if args.keep is None:
+            sources.append(source)
+            continue
+        from galaxysd.train.render import rendered
+
+        sources.append(rendered(source, args.keep / f"{name}-{args.data_seed}-{config.model.image_size}", piece))
     return sources[0] if len(sources) == 1 else Mixed(sources)
 
 

@@ -50,7 +50,7 @@ class Piece:
 
     minutes: float = 0.0
     began: float = field(default_factory=time.monotonic)
-    cpu_began: float = field(default_factory=time.process_time)
+    cpu_began: float = field(default_factory=host.cpu_seconds)
 
     def __post_init__(self) -> None:
         if not 0 <= self.minutes < math.inf:
@@ -65,7 +65,7 @@ class Piece:
 class Spent:
     """What a run took so far, over all its calls: the work that its newest checkpoint holds."""
 
-    cpu_seconds: float = 0.0  # of all threads, from the start of each call
+    cpu_seconds: float = 0.0  # of all threads and of processes that rendered, from the start of each call
     calls: int = 0
     machines: tuple[str, ...] = ()  # by name of processor or card
 
@@ -75,7 +75,7 @@ class Spent:
 
     def more(self, piece: Piece, machine: str) -> Spent:
         machines = self.machines if machine in self.machines else (*self.machines, machine)
-        return Spent(self.cpu_seconds + time.process_time() - piece.cpu_began, self.calls + 1, machines)
+        return Spent(self.cpu_seconds + host.cpu_seconds() - piece.cpu_began, self.calls + 1, machines)
 
     def to_json(self) -> dict[str, Any]:
         return {"cpu_seconds": round(self.cpu_seconds, 3), "calls": self.calls, "machines": list(self.machines)}

@@ -18,7 +18,7 @@ from galaxysd.data import readers, shards
 from galaxysd.data.mixed import Mixed
 from galaxysd.simulate.survey import SimulatedSource
 from galaxysd.train import command
-from tests import tiny
+from tests import killing, tiny
 
 TINY = [word for setting in tiny.SETTINGS for word in ("--set", setting)]
 # The smallest stamps the survey renders.
@@ -154,6 +154,22 @@ def test_several_populations_are_mixed(tmp_path: Path):
         "mixed": [{"simulated": name, "seed": 3, "first": 0, "n": 5, "size": 16} for name in ("tutorial", "survey")],
     }
     assert source.load(1).ids == SimulatedSource("survey", 3, 0, 5, 16).load(0).ids
+
+
+def test_galaxies_that_are_kept_are_rendered_once_and_change_nothing(tmp_path: Path, monkeypatch):
+    words = [*SIMULATED, "--images", "24"]
+    assert train(*words, out=tmp_path / "without") == 0
+    assert train(*words, "--keep", str(tmp_path / "sky"), "--piece", "1e-9", out=tmp_path / "with") == 75
+    (where,) = (tmp_path / "sky" / "tutorial-1-16").iterdir()
+    assert readers.open_set(where).read().ids == SimulatedSource("tutorial", 1, 0, 24, 16).load(0).ids
+    monkeypatch.setattr("galaxysd.simulate.survey.simulate", None)  # whoever renders now fails
+    assert train(*words, "--keep", str(tmp_path / "sky"), out=tmp_path / "with") == 0
+    assert killing.weights_digest(tmp_path / "with") == killing.weights_digest(tmp_path / "without")
+
+
+def test_only_what_is_simulated_is_kept(tmp_path: Path, capsys):
+    assert train("--data", "there", "--keep", str(tmp_path / "sky"), "--steps", "1", out=tmp_path / "run") == 2
+    assert "keeps what --simulate renders, and nothing is simulated; leave it out" in capsys.readouterr().err
 
 
 def test_the_stretch_is_that_of_the_first_galaxies(monkeypatch):
