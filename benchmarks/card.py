@@ -59,7 +59,7 @@ def facts(found: Checkpoint, card: dict[str, Any]) -> Iterator[str]:
     yield f"- **Data**: {'; '.join(population(each) for each in card['data'].get('mixed', [card['data']]))}."
     yield f"- **Command**: `{card['command']}`"
     took = f"{duration(card['seconds'])} of training steps on {card['device']}, {duration(card['cpu_seconds'])} of CPU time in all"
-    yield f"- **Time**: {card['images']} images in {card['steps']} steps; {took}; {card['calls']} calls; {', '.join(card['machines'])}."
+    yield f"- **Time**: {card['images']} images in {card['steps']} steps; {took}; calls: {card['calls']}; {', '.join(card['machines'])}."
     made = f"galaxysd {versions['galaxysd']}, torch {versions['torch']}, Python {versions['python']}"
     yield f"- **Versions**: {made}; preset `{config['name']}`."
     count = sum(tensor.numel() for tensor in found.tensors.values())

@@ -32,6 +32,7 @@ from galaxysd.runlog import Progress
 from galaxysd.sample.generate import Generator, Settings, load
 from galaxysd.sample.requests import requested
 from galaxysd.simulate.survey import SimulatedSource
+from galaxysd.train.render import rendered
 
 EVERY = conditional.CLASSES | conditional.REPORTED
 SHOWN = 16  # galaxies in a row of the sheet
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--population", default="atlas", help="of the held-out galaxies (atlas)")
     parser.add_argument("--held-out", type=int, default=4096, help="how many of them (4096)")
     parser.add_argument("--held-out-seed", type=int, default=20_000, help="their seed, which no training used (20000)")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="render them once, by every core, into this folder")
     parser.add_argument("--guidance", type=float, help="another than the model's own")
     parser.add_argument("--seed", type=int, default=0, help="seed of the generated galaxies (0)")
     parser.add_argument("--judge", default=JUDGE, help="a classifier (%(default)s)")
@@ -62,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     unseen(generator, args.population, args.held_out_seed)
     source = SimulatedSource(args.population, args.held_out_seed, 0, args.held_out, generator.frame.size)
     comparable(generator.frame, source.frame, ("the model's galaxies", f"the population {args.population}"))
-    real = held_out(source, judge)
+    where = f"{args.population}-{args.held_out_seed}-{generator.frame.size}"
+    real = held_out(source if args.keep is None else rendered(source, args.keep / where), judge)
     began = time.monotonic()
     drawn = draw(generator, EVERY, args.n, args.seed, settings)
     seconds = time.monotonic() - began

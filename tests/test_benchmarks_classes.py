@@ -50,6 +50,9 @@ def test_a_model_that_has_learned_nothing_is_measured_whole(model, tmp_path, cap
     assert (tmp_path / "out" / "classes.png").exists() == pillow
     assert main(["classes", str(model), *WORDS, "--out", str(tmp_path / "out")]) == 2
     assert "not empty, and nothing is overwritten" in capsys.readouterr().err
+    assert main(["classes", str(model), *WORDS, "--keep", str(tmp_path / "sky"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["classes"] == found["classes"]
+    assert (tmp_path / "sky" / "tutorial-20000-32" / "0000000000-128" / "manifest.json").exists()
     said = classes.words(found)
     assert any(line.startswith("| face-on spiral | ") for line in said)
     assert any(line.startswith("| dust lane (reported) | ") for line in said)
