@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from galaxysd import checkpoint
 from galaxysd import config as configs
 from galaxysd.config import Config
 from galaxysd.diffusion.denoiser import resolve_device
-from galaxysd.errors import BadInput, Stopped, Unavailable, nearest
+from galaxysd.errors import BadInput, Stopped, nearest
 from galaxysd.evaluate import conditional
 from galaxysd.evaluate.report import table
 from galaxysd.model.classifier import load_judge
 from galaxysd.runlog import StopSignals
 from galaxysd.sample.generate import Settings, load
+from galaxysd.simulate.recipe import Recipe
 from galaxysd.simulate.survey import SimulatedSource
 from galaxysd.train.command import fit_stretch
 from galaxysd.train.denoise import DenoiseTask
@@ -141,11 +142,7 @@ def identity(args: argparse.Namespace, arm: Arm, config: Config) -> Row:
 
 def galaxies(population: str, pose: str, seed: int, n: int, size: int) -> SimulatedSource:
     """Simulated galaxies with their major axes along +x, or at random angles."""
-    if pose == "aligned":
-        return SimulatedSource(population, seed, 0, n, size)
-    if "pose" not in {each.name for each in fields(SimulatedSource)}:
-        raise Unavailable(f"pose {pose}: the simulated survey cannot turn {population} yet; leave this arm out with --only")
-    return SimulatedSource(population, seed, 0, n, size, pose=pose)  # type: ignore[call-arg]
+    return SimulatedSource(Recipe(population, pose=pose), seed, 0, n, size)
 
 
 def measure(args: argparse.Namespace, arm: Arm, config: Config, about: Row, piece: Piece) -> Row:

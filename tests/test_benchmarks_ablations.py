@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from benchmarks import ablations, rows
 from benchmarks.__main__ import main
 from galaxysd import config as configs
-from galaxysd.errors import Unavailable
+from galaxysd.data.schema import GZ2
 from tests import tiny
 
 SMALL = [
@@ -80,11 +81,22 @@ def test_what_cannot_be_measured_is_said(tmp_path, capsys):
     assert "Not measured yet" in capsys.readouterr().out
 
 
-def test_random_angles_wait_for_the_simulator(monkeypatch):
-    monkeypatch.setattr(ablations, "fields", lambda kind: [])
-    with pytest.raises(Unavailable, match="pose random: the simulated survey cannot turn atlas yet; leave this arm out with --only"):
-        ablations.galaxies("atlas", "random", 1, 8, 32)
-    assert ablations.galaxies("atlas", "aligned", 1, 8, 32).describe()["simulated"] == "atlas"
+def test_random_angles_are_the_same_galaxies_turned():
+    aligned, turned = (ablations.galaxies("atlas", pose, 1, 256, 32) for pose in ("aligned", "random"))
+    assert aligned.describe()["simulated"] == turned.describe()["simulated"] == "atlas"
+    assert aligned.describe() != turned.describe()
+    one, other = aligned.load(0), turned.load(0)
+    # Second moments along the rows over those along the columns: an edge-on disc says which way it lies.
+    axis = torch.arange(32.0) - 15.5
+    long = one.counts[:, GZ2.index("disk-edge-on_yes")] > 25
+
+    def flat(images):
+        light = images[long].sum(1).clamp_min(0)
+        return (light.sum(1) * axis**2).sum(1) > (light.sum(2) * axis**2).sum(1)
+
+    assert int(long.sum()) > 15
+    assert float(flat(one.images).double().mean()) > 0.9
+    assert 0.2 < float(flat(other.images).double().mean()) < 0.8
 
 
 def test_the_newest_row_of_a_digest_counts(tmp_path):
