@@ -208,7 +208,7 @@ class Latents:
 
     def rows(self, pick: Tensor) -> Latents:
         """The galaxies at positions `pick` (int64)."""
-        return Latents(**{each.name: getattr(self, each.name)[pick] for each in fields(self)})
+        return Latents(**{name: value.index_select(0, pick) for name, value in vars(self).items()})
 
     def to(self, device: torch.device | str) -> Latents:
         """The same galaxies on a device."""

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+LANE_LEAST = 0.01  # of a lane's depth, where it ends
+LANE_REACH = math.sqrt(-2 * math.log(LANE_LEAST)) + 1e-3  # where that is, in standard deviations
 WINDOW = 2.0  # steps: the width of the window around a cusp
 
 
@@ -258,4 +260,4 @@ def lane(u: Tensor, v: Tensor, width: Tensor, length: Tensor, offset: Tensor) ->
     along = (u / wide(length)) ** 2
     across = (v - wide(offset[:, 0]) - wide(offset[:, 1]) * along) / wide(width)
     depth = torch.exp(-0.5 * (along + across * across))
-    return torch.where(depth >= 0.01, depth, 0.0)
+    return torch.where(depth >= LANE_LEAST, depth, 0.0)

@@ -219,34 +219,31 @@ def absorbed(lat: Latents, x: Tensor, y: Tensor, step: float, telescope: Telesco
     """The share of the light that a dust lane lets through in each band: [B, bands, H, W]; exactly 1 outside it.
 
     A lane can be thinner than a step, so the share is a mean over places across the cell, each with the weight of the light there:
-    that of the disc seen edge-on, or an even one.
+    that of the disc seen edge-on, or an even one. Only points that the lane can touch are looked at.
     """
-    dust = torch.tensor(telescope.dust(), device=x.device)[:, None, None]
-    shape = torch.broadcast_shapes(x.shape, y.shape)[1:]
-    taken = torch.empty(len(lat), len(dust), *shape, device=x.device)
-    for edge in (False, True):
-        pick = torch.nonzero((lat.kind == EDGE_ON) == edge)[:, 0]
-        if not len(pick):
-            continue
-        part = lat.rows(pick)
-        angle = part.angle + part.lane_angle
-        u, v = profiles.rotated(x[pick], y[pick], angle)
-        cell = step * torch.maximum(torch.cos(angle).abs(), torch.sin(angle).abs())
-        height = profiles.wide(part.disc_height * part.disc_scale)
-        places = EDGE_ON_PLACES if edge else PLACES
-        lost, total = torch.zeros(len(pick), len(dust), *shape, device=x.device), torch.zeros(len(pick), 1, 1, device=x.device)
+    dust = torch.tensor(telescope.dust(), device=x.device)
+    angle = lat.angle + lat.lane_angle
+    u, v = profiles.rotated(x, y, angle)
+    cell = step * torch.maximum(torch.cos(angle).abs(), torch.sin(angle).abs())
+    shift, bend = (profiles.wide(each) for each in lat.lane_offset.unbind(1))
+    along = (u / profiles.wide(lat.lane_length)) ** 2
+    far = (v - shift - bend * along).abs() > profiles.wide(profiles.LANE_REACH * lat.lane_width + cell / 2)
+    through = torch.ones(len(lat), *u.shape[1:], len(dust), device=x.device)
+    for edge, places in ((False, PLACES), (True, EDGE_ON_PLACES)):
+        near = ~far & (along < profiles.LANE_REACH**2) & profiles.wide((lat.kind == EDGE_ON) == edge)
+        row = torch.nonzero(near)[:, 0]
+        part_u, part_v = (each[near][:, None, None] for each in (u, v))
+        shape = lat.lane_width[row], lat.lane_length[row], lat.lane_offset[row]
+        depth_of, height = profiles.wide(lat.lane_depth[row]), profiles.wide((lat.disc_height * lat.disc_scale)[row])
+        lost, total = torch.zeros(len(row), 1, len(dust), device=x.device), torch.zeros(len(row), 1, 1, device=x.device)
         for place in places:
-            across = v + profiles.wide(cell * place)
-            depth = profiles.wide(part.lane_depth) * profiles.lane(u, across, part.lane_width, part.lane_length, part.lane_offset)
-            through = -torch.expm1(-dust * depth[:, None])
-            if not edge:
-                lost, total = lost + through, total + 1
-                continue
+            across = part_v + profiles.wide(cell[row] * place)
+            depth = depth_of * profiles.lane(part_u, across, *shape)
             # sech^2 over its value in the middle of the cell, which far out is 0 / 0 but for the logarithm
-            weight = torch.exp(2 * (log_cosh(v / height) - log_cosh(across / height)))
-            lost, total = lost + weight[:, None] * through, total + weight
-        taken[pick] = lost / (total[:, None] if total.dim() == 3 else total)
-    return 1 - (1 - FOREGROUND) * taken
+            weight = torch.exp(2 * (log_cosh(part_v / height) - log_cosh(across / height))) if edge else torch.ones_like(depth)
+            lost, total = lost - weight * torch.expm1(-dust * depth), total + weight
+        through[near] = (1 - (1 - FOREGROUND) * lost / total)[:, 0]
+    return through.movedim(-1, 1)
 
 
 def log_cosh(x: Tensor) -> Tensor:
