@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from galaxysd.simulate.components import THICKNESS
 from galaxysd.simulate.latents import (
     ARCS,
     ARMS,
@@ -107,7 +108,8 @@ def knots(
     turn = torch.where(spiral, phase.gather(1, which) + wound + 0.25 * (second - 0.5), 2 * math.pi * second)
     shift = torch.where(spiral, 0.0, 0.3 * size * (d.uniform("lopsided") - 0.5))
     x = r * torch.cos(turn) + shift[:, :1]
-    y = r * torch.sin(turn) * torch.where(armed, cos, t.axis_ratio)[:, None] + 0.6 * shift[:, 1:]
+    slant = torch.sqrt(cos**2 + THICKNESS**2 * (1 - cos**2))  # as the arms' plane has it
+    y = r * torch.sin(turn) * torch.where(armed, slant, t.axis_ratio)[:, None] + 0.6 * shift[:, 1:]
     u = d.uniform("clump-width")
     width = torch.where(spiral, 0.02 + 0.03 * u, 0.03 + 0.12 * u**2) * size
     weight = (d.uniform("clump-weight") ** 3 + 0.03) * (width / size) ** 1.5
@@ -121,7 +123,7 @@ def lanes(d: Draws, t: Traits, edge: Tensor, height: Tensor) -> dict[str, Tensor
     width = torch.where(edge, (0.35 + 0.25 * wide) * height, (0.04 + 0.035 * wide) * t.r90)
     length = torch.where(edge, 0.6 + 0.25 * long, 0.45 + 0.3 * long) * t.r90
     return {
-        "lane_depth": t.lane, "fine": (t.lane > 0).long(),
+        "lane_depth": t.lane, "fine": ((t.lane > 0) | edge).long(),  # thin discs too, or a twin on its finer grid would differ from them
         "lane_width": width, "lane_length": length, "lane_angle": torch.where(edge, 0.0, 0.2 * (2 * turn - 1)),
         "lane_offset": torch.stack([width * (shift - 0.5), width * torch.where(edge, 0.0, 2 * bend - 1)], 1),
     }  # fmt: skip

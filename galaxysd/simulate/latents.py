@@ -257,6 +257,12 @@ def _merging(lat: Latents) -> Tensor:
     return lat.mate_share > 0
 
 
+def _disturbed_off(lat: Latents) -> dict[str, Tensor]:
+    # The tails of a merger are its own, the arcs of a lens too; a galaxy that was asked for can be all three.
+    tails, shells = _zero("tail_share", where=lambda lat: ~_merging(lat)), _zero("arc_share", where=lambda lat: lat.lens == 0)
+    return tails(lat) | shells(lat)
+
+
 # What can be taken from a galaxy and leave one behind, and what is set when it is.
 FEATURES: dict[str, Callable[[Latents], dict[str, Tensor]]] = {
     "bar": _zero("bar_share"),
@@ -264,7 +270,7 @@ FEATURES: dict[str, Callable[[Latents], dict[str, Tensor]]] = {
     "ring": _zero("ring_share"),
     "dust-lane": _zero("lane_depth"),
     "merger": _zero("mate_share", "tail_share", where=_merging),
-    "disturbed": _zero("tail_share", "arc_share", where=lambda lat: ~_merging(lat) & (lat.lens == 0)),
+    "disturbed": _disturbed_off,
     "lens": _zero("arc_share", where=lambda lat: lat.lens == 1),
     "other": _zero("cloud_share"),
     "field": _zero("star_flux", "field_flux", where=lambda lat: lat.kind != STAR),

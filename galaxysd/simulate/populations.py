@@ -18,7 +18,7 @@ from torch import Tensor
 
 from galaxysd.errors import GalaxySDError, nearest
 from galaxysd.simulate.latents import DISC, EDGE_ON, IRREGULAR, SPHEROID, STAR, Draws
-from galaxysd.simulate.traits import Given, Traits, possible
+from galaxysd.simulate.traits import ODDITIES, Given, Traits, possible
 
 MAGNITUDE_LIMIT, R90_RANGE = 17.0, (5.5, 20.0)
 HALF_LIGHT = 1 / 2.35  # half-light radius over Petrosian R90, within 4 % for Sersic indices 1 to 5 (Graham et al. 2005)
@@ -168,6 +168,9 @@ def featured(d: Draws, has: Given, host: Host, rates: Rates) -> Traits:
     # One oddity at most, by one draw whatever the host; what a host cannot have it goes without.
     edges = torch.tensor([rates.merger, rates.disturbed, rates.lens, rates.other], dtype=torch.float64).cumsum(0)
     chosen = torch.bucketize(odd.contiguous(), edges, right=True)
+
+    for name in ODDITIES:  # one that is asked for leaves no room for another
+        chosen = torch.where(torch.as_tensor(has.asked(name)), len(ODDITIES), chosen)
 
     def oddity(number: int, name: str, share: Tensor) -> Tensor:
         return has(name, torch.where((chosen == number) & possible(kind, name), share, zero))

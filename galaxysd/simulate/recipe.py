@@ -105,7 +105,9 @@ def traits_of(recipe: Recipe, d: Draws, rows: Tensor, field_of_view: float | Non
         drawn = replace(drawn, angle=given("angle", populations.aligned(d)))
     elif recipe.pose == "random":
         drawn = replace(drawn, angle=given("angle", 360 * d.uniform("angle")[:, 0]))
-    traits.check(drawn, given, field_of_view)
+    # Rows of a block beyond the table are drawn for company and never shown: nothing is said of them.
+    shown = torch.nonzero(rows < recipe.rows)[:, 0] if recipe.rows is not None else torch.arange(len(rows))
+    traits.check(drawn.rows(shown), given.rows(shown), rows[shown], field_of_view)
     return drawn
 
 

@@ -19,6 +19,7 @@ from galaxysd.errors import BadInput, nearest
 WAVELENGTHS = {"g": 477.0, "r": 623.0, "i": 763.0}  # effective, nm
 DUST = {"g": 1.22, "r": 0.86, "i": 0.66}  # optical depth over that in V
 BEYOND = 0.8  # how much of the r to i slope goes on beyond i
+BEST_NIGHT = 0.69  # the best seeing that populations draw, over the typical one
 LEAST_SAMPLING = 0.375  # FWHM in pixels below which a stamp would alias
 
 
@@ -133,9 +134,10 @@ def telescope(name: str) -> Telescope:
     return TELESCOPES[name]
 
 
-def check_psf(through: Telescope, pixel_scale: float, size: int) -> None:
-    """Refuses pixels so coarse that the point spread function would fall between them."""
+def check_psf(through: Telescope, pixel_scale: float, size: int, typical: float = math.inf) -> None:
+    """Refuses pixels so coarse that the point spread function would fall between them: the telescope's, or a sharper one."""
     fwhm, band = min(zip(through.fwhm, through.bands, strict=True))
+    fwhm = min(fwhm, typical)
     if fwhm >= LEAST_SAMPLING * pixel_scale:
         return
     field = size * pixel_scale

@@ -57,6 +57,10 @@ class Traits:
     def __len__(self) -> int:
         return len(self.kind)
 
+    def rows(self, pick: Tensor) -> Traits:
+        """The galaxies at positions `pick` (int64)."""
+        return Traits(**{each.name: getattr(self, each.name)[pick] for each in fields(self)})
+
 
 NAMES = tuple(each.name for each in fields(Traits))
 # Least and largest of each, and its unit, for what a person may type.
@@ -105,6 +109,7 @@ HOSTS: dict[str, tuple[int, ...]] = {
     "other": (SPHEROID, DISC, EDGE_ON, IRREGULAR),
     "knots": (DISC, IRREGULAR),
 }
+EDGE_ON_FROM = 70.0  # degrees: a disc that is less inclined is not seen from its side
 CIGAR = 0.4  # axis ratio below which a spheroid is one
 
 
@@ -125,6 +130,14 @@ class Given:
 
     def __init__(self, values: Mapping[str, Tensor] | None = None) -> None:
         self.values = dict(values or {})
+
+    def rows(self, pick: Tensor) -> Given:
+        """What is given to the galaxies at positions `pick` (int64)."""
+        return Given({name: values[pick] for name, values in self.values.items()})
+
+    def asked(self, name: str) -> Tensor | bool:
+        """Whether a feature is given, and not as none: bool [B], or False where no row gives it."""
+        return self.values[name] > 0 if name in self.values else False
 
     def __call__(self, name: str, drawn: Tensor) -> Tensor:
         if name not in self.values:
@@ -153,7 +166,7 @@ def column(name: str, values: Any, rows: int | None = None) -> Tensor:
 def _number(name: str, value: Any) -> float:
     if value is None:
         return math.nan
-    if name == "kind" and isinstance(value, str):
+    if name == "kind" and isinstance(value, str) and not value.isdecimal():
         if value not in KINDS:
             raise BadInput(f"latent kind: {value!r}{nearest(value, KINDS)}")
         return float(KINDS.index(value))
@@ -163,8 +176,11 @@ def _number(name: str, value: Any) -> float:
         raise BadInput(f"latent {name}: {value!r} is not a number") from None
 
 
-def check(traits: Traits, given: Given, field_of_view: float | None = None) -> None:
-    """Refuses what contradicts itself among the traits that were given, and a size given that goes beyond the stamp."""
+ODDITIES = ("merger", "disturbed", "lens", "other")  # of which chance gives a galaxy one at most
+
+
+def check(traits: Traits, given: Given, rows: Tensor, field_of_view: float | None = None) -> None:
+    """Refuses what contradicts itself among the traits given, and a size given that goes beyond the stamp; `rows` are their numbers."""
     for name in (name for name in HOSTS if name in given.values):
         asked = given.values[name] > 0
         impossible = (asked & ~possible(traits.kind, name)).nonzero().flatten()
@@ -174,21 +190,30 @@ def check(traits: Traits, given: Given, field_of_view: float | None = None) -> N
             host = "cigar" if kind == SPHEROID and ratio < CIGAR else KINDS[kind]
             hosts = " or ".join(KINDS[each] for each in HOSTS[name])
             raise BadInput(
-                f"latent {name}: {float(given.values[name][row]):g} in row {row}, whose kind is {host}; only a {hosts} can have it, "
-                f"so give kind={KINDS[HOSTS[name][0]]} or {name}=0"
+                f"latent {name}: {float(given.values[name][row]):g} in row {int(rows[row])}, whose kind is {host}; "
+                f"only a {hosts} can have it, so give kind={KINDS[HOSTS[name][0]]} or {name}=0"
             )
     if "arms" in given.values or "arm_count" in given.values:
         odd = ((traits.arms > 0) != (traits.arm_count > 0)).nonzero().flatten()
         if len(odd):
             row = int(odd[0])
             raise BadInput(
-                f"latent arms: {float(traits.arms[row]):g} of the light in {int(traits.arm_count[row])} arms, row {row}; give both or none"
+                f"latent arms: {float(traits.arms[row]):g} of the light in {int(traits.arm_count[row])} arms, row {int(rows[row])}; "
+                "give both or none"
+            )
+    if "inclination" in given.values:
+        flat = (given.values["inclination"] < EDGE_ON_FROM) & (traits.kind == EDGE_ON)
+        if bool(flat.any()):
+            row = int(flat.nonzero()[0])
+            raise BadInput(
+                f"latent inclination: {float(traits.inclination[row]):g} degrees in row {int(rows[row])}, whose kind is edge-on; "
+                f"give kind=disc, or at least {EDGE_ON_FROM:g} degrees"
             )
     if field_of_view is not None and "r90" in given.values:
         large = (traits.r90 > field_of_view / 2) & (traits.kind != STAR)
         if bool(large.any()):
             row = int(large.nonzero()[0])
             raise BadInput(
-                f"latent r90: {float(traits.r90[row]):g} arcsec in row {row} lies beyond a stamp of {field_of_view:g} arcsec on a side; "
-                f"give a field of at least {2 * float(traits.r90[row]):g} arcsec, or pixels by R90"
+                f"latent r90: {float(traits.r90[row]):g} arcsec in row {int(rows[row])} lies beyond a stamp of {field_of_view:g} arcsec on "
+                f"a side; give a field of at least {2 * float(traits.r90[row]):g} arcsec, or pixels by R90"
             )

@@ -13,7 +13,7 @@ from galaxysd.data.galaxies import Frame
 from galaxysd.errors import BadInput, GalaxySDError, nearest
 from galaxysd.simulate import telescopes
 from galaxysd.simulate.compose import flux_ratios
-from galaxysd.simulate.latents import LENGTHS, Latents
+from galaxysd.simulate.latents import LENGTHS, STAR, Latents
 from galaxysd.simulate.populations import FIELD_OF_VIEW
 from galaxysd.simulate.render import Optics
 from galaxysd.simulate.telescopes import Telescope
@@ -109,13 +109,12 @@ def main_band(through: Telescope) -> int:
 def seen(lat: Latents, view: View, preset: str, size: int) -> Seen:
     """The galaxies as a view's telescope and pixels show them."""
     side, through = view.side(preset), view.through
-    if view.pixels == "arcsec":
-        return Seen(lat, Optics.of(lat, side / size, through), side / size)
-    scale = side * lat.r90 / size  # arcsec per pixel
+    scale = torch.full_like(lat.r90, side / size) if view.pixels == "arcsec" else side * lat.r90 / size  # arcsec per pixel
     optics = Optics.of(lat, scale, through)
     coarse = (optics.fwhm.amin(1) / scale).argmin()
-    if float(optics.fwhm.amin(1)[coarse] / scale[coarse]) < telescopes.LEAST_SAMPLING:
-        telescopes.check_psf(through, float(scale[coarse]), size)
+    telescopes.check_psf(through, float(scale[coarse]), size, float(optics.fwhm[coarse].amin()) / telescopes.BEST_NIGHT)
+    if view.pixels == "arcsec":
+        return Seen(lat, optics, side / size)
     return Seen(lat.scaled(1 / scale), replace(optics, fwhm=optics.fwhm / scale[:, None]), 1.0)
 
 
@@ -138,6 +137,8 @@ def moved(lat: Latents, redshift: Tensor) -> Latents:
     shrink = ((1 + redshift) / (1 + lat.redshift)) ** 2 / nearer
     away = lat.scaled(shrink)
     kept = {name: getattr(lat, name) for name in LENGTHS if name in HERE} | {"trail_flux": lat.trail_flux}
+    # A star before the galaxy is as bright as it was, and all that is seen.
+    magnitude = lat.magnitude + torch.where(lat.kind == STAR, 0.0, 5 * torch.log10(nearer))
     shift = torch.tensor(REDDER, device=redshift.device) * (redshift - lat.redshift)[:, None]
     colours = lat.colours * flux_ratios(shift, 0.42 * shift)
-    return replace(away, **kept, redshift=redshift, magnitude=lat.magnitude + 5 * torch.log10(nearer), colours=colours)
+    return replace(away, **kept, redshift=redshift, magnitude=magnitude, colours=colours)

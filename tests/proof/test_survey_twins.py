@@ -20,15 +20,16 @@ from galaxysd.simulate.recipe import Recipe, draw
 
 pytestmark = pytest.mark.proof_survey
 
-SIZE, PIXEL, SEED, EPOCHS, BATCH = 64, 0.625, 21, 10, 64
+SIZE, PIXEL, SEED, BATCH = 64, 0.625, 21, 64
+EPOCHS, MORE_EPOCHS = 10, 20  # a bar is small and faint: it takes longer to learn, and hosts with nothing else
+ALONE = {"inclination": 20, **dict.fromkeys(("arms", "arm_count", "ring", "stars", "field", "merger", "disturbed", "lens", "other"), 0)}
 CASES = {"dust-lane in spheroids": ("dust-lane", "spheroid"), "dust-lane in edge-on discs": ("dust-lane", "edge-on"),
          "bar": ("bar", "disc"), "ring": ("ring", "disc"), "arms": ("arms", "disc")}  # fmt: skip
 
 
 def hosts(kind: str, feature: str, n: int) -> tuple[Latents, Latents]:
     """Galaxies with the feature and without it: n each, whatever else they have."""
-    # A bar among arms and rings takes more galaxies to learn than there is time for.
-    alone = {"arms": 0, "arm_count": 0, "ring": 0} if feature == "bar" else {}
+    alone = ALONE if feature == "bar" else {}
     lat = draw(Recipe("atlas", fixed=recipe.fixed({"kind": kind, **alone})), SEED, range(16 * n))
     there = has(lat, feature)
     return lat.rows(torch.nonzero(there)[:n, 0]), lat.rows(torch.nonzero(~there)[:n, 0])
@@ -57,7 +58,7 @@ class Network(nn.Sequential):
                     parameter.copy_((2 * draws - 1) * (3 / parameter[0].numel()) ** 0.5)
 
 
-def area(one: Tensor, other: Tensor) -> tuple[float, float]:
+def area(one: Tensor, other: Tensor, epochs: int) -> tuple[float, float]:
     """Under the curve that tells `one` from `other` on held-out galaxies, and the half-width of its 95 % interval."""
     images = torch.cat([one, other])
     truth = torch.cat([torch.ones(len(one)), torch.zeros(len(other))])
@@ -65,7 +66,7 @@ def area(one: Tensor, other: Tensor) -> tuple[float, float]:
     train, held = order[: len(order) // 2], order[len(order) // 2 :]
     network = Network()
     optimiser = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=0.02)
-    steps = EPOCHS * (len(train) // BATCH)
+    steps = epochs * (len(train) // BATCH)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = 2e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
         epoch, place = divmod(step, len(train) // BATCH)
@@ -94,9 +95,10 @@ def test_a_twin_cannot_be_told_from_a_host(case, tier, report):
     featured, natural = hosts(kind, feature, n)
     assert len(featured) == len(natural) == n
     plain = imaged(natural)
-    found, half = area(imaged(without(featured, [feature])), plain)
-    seen, _ = area(imaged(featured), plain)
+    epochs = MORE_EPOCHS if feature == "bar" else EPOCHS
+    found, half = area(imaged(without(featured, [feature])), plain, epochs)
+    seen, _ = area(imaged(featured), plain, epochs)
     report(f"{case}: AUC of twins without it against natural hosts", found, n=n, bound=(found - half, found + half))
     report(f"{case}: AUC of galaxies with it against natural hosts", seen, n=n)
     assert 0.45 <= found <= 0.55
-    assert seen > (0.65 if feature == "bar" else 0.8)  # a bar is small and faint beside the rest
+    assert seen > 0.8

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from galaxysd.errors import BadInput
-from galaxysd.simulate import latents, render
+from galaxysd.simulate import latents, recipe, render
 from galaxysd.simulate.latents import DISC, FEATURES, STAR, Latents, has, without
-from galaxysd.simulate.recipe import draw
+from galaxysd.simulate.recipe import Recipe, draw
 
 OWN = {
     "bar": {"bar_share"},
@@ -88,3 +88,21 @@ def test_new_draws_at_the_end_disturb_no_galaxy(monkeypatch):
 def test_an_unknown_feature_is_refused(atlas):
     with pytest.raises(BadInput, match=r"feature bars: no such feature; did you mean bar\?"):
         without(atlas, ["bars"])
+
+
+def test_of_a_merger_that_is_disturbed_and_a_lens_each_can_be_taken():
+    lat = draw(Recipe("atlas", fixed=recipe.fixed({"kind": "disc", "merger": 0.5, "disturbed": 0.3, "other": 0})), 0, range(8))
+    lens = draw(Recipe("atlas", fixed=recipe.fixed({"kind": "disc", "lens": 0.1, "disturbed": 0.3})), 0, range(8))
+    assert all(bool(has(each, "disturbed").all()) for each in (lat, lens))
+    for one, other in (("merger", "disturbed"), ("lens", "disturbed")):
+        for each in (lat, lens):
+            first, second = without(each, [one, other]), without(each, [other, one])
+            assert all(torch.equal(getattr(first, field.name), getattr(second, field.name)) for field in fields(Latents))
+    assert float(without(lat, ["merger", "disturbed"]).tail_share.abs().max() + without(lat, ["merger", "disturbed"]).arc_share.max()) == 0
+    assert float(without(lens, ["lens"]).tail_share.min()) > 0
+    assert float(without(lens, ["disturbed"]).arc_share.min()) > 0
+
+
+def test_what_is_asked_for_leaves_no_room_for_another_oddity():
+    lat = draw(Recipe("atlas", fixed=recipe.fixed({"kind": "disc", "merger": 0.5})), 0, range(512))
+    assert not bool((has(lat, "disturbed") | has(lat, "lens") | has(lat, "other")).any())

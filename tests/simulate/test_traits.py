@@ -28,7 +28,7 @@ def test_what_is_given_replaces_what_was_drawn_and_nan_leaves_it():
 
 
 def test_kinds_are_named_or_numbered():
-    found = traits.column("kind", ["disc", 0, None, "star"])
+    found = traits.column("kind", ["disc", "0", None, "star"])
     assert found[[0, 1, 3]].tolist() == [KINDS.index("disc"), SPHEROID, KINDS.index("star")]
     assert math.isnan(float(found[2]))
 
@@ -74,3 +74,20 @@ def test_zero_is_never_a_contradiction():
     lat = recipe.draw(recipe.tabled("atlas", {"kind": ["spheroid"] * 4, "bar": [0] * 4, "ring": [0] * 4}), 0, range(4))
     assert (lat.kind == SPHEROID).all()
     assert (lat.kind != DISC).all()
+
+
+def test_a_row_is_told_by_its_number_in_the_table():
+    columns = {"kind": ["disc"] * 40 + ["spheroid"], "bar": [0.2] * 41}
+    with pytest.raises(BadInput, match=r"latent bar: 0.2 in row 40, whose kind is"):
+        recipe.draw(recipe.tabled("survey", columns), 0, [40])
+
+
+def test_nothing_is_said_of_rows_beyond_the_table():
+    """A table of three discs, all barred: the rest of their block is not in the table."""
+    bars = recipe.tabled("survey", {"kind": ["disc"] * 3}, fixed=recipe.fixed({"bar": 0.2}))
+    assert recipe.draw(bars, 0, range(3)).kind.tolist() == [DISC] * 3
+
+
+def test_an_edge_on_disc_seen_from_above_is_refused():
+    with pytest.raises(BadInput, match="latent inclination: 10 degrees in row 0, whose kind is edge-on"):
+        recipe.draw(recipe.tabled("atlas", {"kind": ["edge-on"], "inclination": [10]}), 0, [0])

@@ -20,9 +20,9 @@ SIZE, PIXEL = 64, 0.625
 
 
 def with_feature(name: str, count: int = 6):
-    """Galaxies that have it, all with a lane or all without, since those are rendered on grids of their own."""
+    """Galaxies that have it, all on the finer grid of lanes or none."""
     lat = draw("atlas", 8, range(2048))
-    return lat.rows(torch.nonzero(has(lat, name) & ((lat.lane_depth > 0) == (name == "dust-lane")))[:count, 0])
+    return lat.rows(torch.nonzero(has(lat, name) & ((lat.fine > 0) == (name == "dust-lane")))[:count, 0])
 
 
 def grid_of(lat, optics):

@@ -8,7 +8,7 @@ from astropy.cosmology import FlatLambdaCDM
 
 from galaxysd.errors import BadInput
 from galaxysd.simulate import recipe, render, views
-from galaxysd.simulate.latents import without
+from galaxysd.simulate.latents import STAR, without
 from galaxysd.simulate.recipe import Recipe, draw
 from galaxysd.simulate.survey import SimulatedSource, frame, simulate
 from galaxysd.simulate.views import View
@@ -28,7 +28,9 @@ def test_moved_galaxies_are_smaller_and_dimmed_as_the_fourth_power():
     assert (far.r90 / lat.r90).tolist() == pytest.approx((here / there).tolist(), rel=1e-3)
     dimmer = 10 ** (-0.4 * (far.magnitude - lat.magnitude)) / (far.r90 / lat.r90) ** 2
     want = ((1 + lat.redshift) / 1.2) ** 4
-    assert dimmer.tolist() == pytest.approx(want.tolist(), rel=2e-3)
+    galaxies = lat.kind != STAR
+    assert dimmer[galaxies].tolist() == pytest.approx(want[galaxies].tolist(), rel=2e-3)
+    assert torch.equal(far.magnitude[~galaxies], lat.magnitude[~galaxies])  # a star before it shines on
     assert torch.equal(far.seeing, lat.seeing)
     assert torch.equal(far.star_place, lat.star_place)
     nearer = lat.redshift < 0.2
@@ -126,3 +128,16 @@ def test_without_stars_nothing_but_the_galaxy_moves():
     lat = without(draw("survey", 3, range(16)), ["field", "trail"])
     far = views.moved(lat, torch.full((16,), 0.1))
     assert float(far.star_flux.max()) <= float(lat.star_flux.max())
+
+
+def test_seeing_below_a_pixel_is_refused():
+    with pytest.raises(BadInput, match=r"telescope sdss: its PSF of 0.417 arcsec in i is below a pixel of 3.2 arcsec"):
+        simulate(Recipe("survey", fixed=recipe.fixed({"seeing": 0.3})), 0, [0], 16)
+
+
+def test_a_wider_field_shows_the_same_galaxy():
+    """Patches too: in the same pixels, the middle of a stamp twice as wide is the stamp."""
+    spirals = Recipe("atlas", fixed=recipe.fixed({"kind": "disc", "arms": 0.8, "arm_count": 2, "merger": 0}), without=("field", "trail"))
+    lat = draw(spirals, 1, range(8))
+    stamp, wide = (render.clean(lat, size, 0.625, 1) for size in (64, 128))
+    assert float((stamp - wide[..., 32:96, 32:96]).abs().max() / stamp.max()) < 1e-4
