@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from galaxysd import files
 from galaxysd.data.schema import GZ2, meaning
 from galaxysd.errors import BadInput, nearest
 
@@ -182,7 +183,8 @@ def run(args: argparse.Namespace) -> int:
         told += ["", table(ours, theirs), "", "Share of a question's mean fractions that lies elsewhere: "]
         told[-1] += ", ".join(f"{name} {value:.3f}" for name, value in apart.items()) + "."
     if args.out is not None:
-        args.out.write_text("\n".join(told) + "\n")
+        text = "\n".join(told) + "\n"
+        files.commit(args.out, lambda file: file.write(text.encode()))
     if args.json:
         as_json = {"preset": args.preset, "seed": args.seed, "n": args.n, "simulated": [asdict(each) for each in ours]}
         if found is not None and theirs is not None:

@@ -36,7 +36,8 @@ def test_the_command_writes_a_graph_that_agrees(run: Path, tmp_path: Path, capsy
     model = onnx.load(tmp_path / "out/denoiser.onnx")
     assert {node.domain for node in model.graph.node} == {""}
     session = onnxruntime.InferenceSession(tmp_path / "out/denoiser.onnx", providers=["CPUExecutionProvider"])
-    with np.load(tmp_path / "out/goldens.npz") as goldens:
+    with np.load(tmp_path / "out/goldens.npz", allow_pickle=False) as goldens:
+        assert sorted(goldens) == ["features", "sigma", "x", "x0"]
         (x0,) = session.run(None, {name: goldens[name] for name in ("x", "sigma", "features")})
         assert np.abs(x0 - goldens["x0"]).max() < 1e-4
 

@@ -99,3 +99,12 @@ def test_clumps_hold_their_weights():
     assert float(image.sum()) * 0.04 == pytest.approx(1, abs=1e-3)
     middle = float((image.sum(0) * axis[0]).sum() * 0.04), float((image.sum(1) * axis[0]).sum() * 0.04)
     assert middle == pytest.approx((0.3 * 2 - 0.7 * 5, -0.3 * 3 + 0.7 * 1), abs=0.01)
+
+
+def test_light_ends_at_a_hundredth_of_its_peak():
+    light = torch.tensor([[[1.0, 0.0101, 0.0099]], [[50.0, 0.51, 0.49]]])
+    assert profiles.cut(light).flatten().tolist() == pytest.approx([1.0, 0.0101, 0.0, 50.0, 0.51, 0.0])
+    across = torch.tensor([[[0.0, 3.0], [3.04, 9.0]]])
+    depth = profiles.lane(torch.zeros_like(across), across, row(1.0), row(1.0), row(0.0, 0.0)[None])
+    assert (depth > 0).flatten().tolist() == [True, True, False, False]
+    assert pytest.approx(3.035, abs=2e-3) == profiles.LANE_REACH

@@ -33,6 +33,8 @@ def test_moved_galaxies_are_smaller_and_dimmed_as_the_fourth_power():
     assert torch.equal(far.magnitude[~galaxies], lat.magnitude[~galaxies])  # a star before it shines on
     assert torch.equal(far.seeing, lat.seeing)
     assert torch.equal(far.star_place, lat.star_place)
+    assert torch.equal(far.field_place, lat.field_place)
+    assert torch.equal(far.field_radius, lat.field_radius)
     nearer = lat.redshift < 0.2
     assert bool((far.colours[nearer, 0, 0] < lat.colours[nearer, 0, 0]).all())  # redder: less g for the same r
 
