@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from galaxysd.data import readers, transforms, writers
-from galaxysd.data.galaxies import Frame, Galaxies
+from galaxysd.data.galaxies import Frame
 from galaxysd.data.schema import GZ2
 from galaxysd.simulate import recipe, truth
 from galaxysd.simulate.latents import FEATURES, has
@@ -82,18 +82,13 @@ def twins(columns: int = 6, size: int = 64) -> None:
         pick = torch.nonzero(has(lat, name))[:columns, 0]
         drawn = simulate("atlas", 13, pick, size, with_truth=True)
         plain = simulate(Recipe("atlas", without=(name,)), 13, pick, size)
-        masks = torch.from_numpy(np.stack([truth.mask(bits(drawn, row, size), name) for row in range(len(pick))]))
+        masks = truth.read(drawn.extra, size).masks[:, list(FEATURES).index(name)]
         three = []
         for row in range(len(pick)):
             pictures = [strip(each.images[row : row + 1], frame("atlas", size)) for each in (drawn, plain)]
             three += [*pictures, np.repeat((masks[row].numpy() * 180).astype(np.uint8)[..., None], 3, 2)]
         rows.append((f"{name}: with, without, mask", np.concatenate(three, 1)))
     labelled(HERE / "twins.jpg", rows)
-
-
-def bits(drawn: Galaxies, row: int, size: int) -> NDArray[np.uint16]:
-    """The feature masks of one galaxy, as bits."""
-    return np.frombuffer(drawn.extra["feature_mask"][row], "<u2").reshape(size, size)
 
 
 def telescopes(columns: int = 10) -> None:

@@ -19,22 +19,30 @@ from galaxysd.simulate.profiles import wide
 
 THICKNESS = 0.15  # axis ratio of a disc seen from its side
 OLD, DISC_LIGHT, YOUNG, FOREIGN = range(4)  # rows of Latents.colours
+WHOLE, POINTS = 2.5, 192  # R90 from the centre within which the features of a disc end, and points on a side of a grid of all that
 
 
 class Place:
     """Where the points of a grid lie in the galaxies: computed when first asked for, once."""
 
-    def __init__(self, lat: Latents, line_x: Tensor, line_y: Tensor, step: float, seed: int) -> None:
+    def __init__(self, lat: Latents, line_x: Tensor, line_y: Tensor, step: float, seed: int, cell: Tensor | None = None) -> None:
         self.lat, self.line_x, self.line_y, self.step, self.seed = lat, line_x, line_y, step, seed  # lines [B, W], [B, H]
+        self.cell = cell  # [B] what a point stands for where all of the disc's features lie on the grid; None where a stamp may cut them
         self.found: dict[str, Tensor] = {}
 
     def rows(self, pick: Tensor) -> Place:
         """Some of the galaxies, with what has been computed of them."""
         if len(pick) == len(self.lat):  # positions ascend: these are all
             return self
-        some = Place(self.lat.rows(pick), self.line_x[pick], self.line_y[pick], self.step, self.seed)
+        cell = None if self.cell is None else self.cell[pick]
+        some = Place(self.lat.rows(pick), self.line_x[pick], self.line_y[pick], self.step, self.seed, cell)
         some.found = {name: each[pick] for name, each in self.found.items()}
         return some
+
+    def zoomed_out(self) -> Place:
+        """Points over all that the features of a disc can reach."""
+        line = torch.linspace(-WHOLE, WHOLE, POINTS, device=self.line_x.device) * self.lat.r90[:, None]
+        return Place(self.lat, line, line, self.step, self.seed, (line[:, 1] - line[:, 0]) ** 2)
 
     def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         if name not in self.found:
@@ -141,40 +149,71 @@ def edge_on(at: Place) -> Tensor:
     return wide(lat.disc_share) * profiles.edge_on_disc(*at.along(), lat.angle, lat.disc_scale, height, at.step)
 
 
-def summed(light: Tensor, share: Tensor, step: float) -> Tensor:
-    """Light of any shape, ended and normalised on the grid: what is thinner than a step, or has no closed form."""
-    light = profiles.cut(light)
-    return light * wide(share / (light.sum((1, 2)).clamp_min(1e-20) * step**2))
+def added(at: Place, shape: Callable[[Place], Tensor], share: Tensor) -> Tensor:
+    """A feature without closed form: light of any shape, with its share of the galaxy's."""
+    light = shape(at)
+    return light * wide(share / total(at, shape, light))
+
+
+def total(at: Place, shape: Callable[[Place], Tensor], light: Tensor) -> Tensor:
+    """All the light of a shape that is `light` on the grid: [B].
+
+    Its sum, which a shape thinner than a step keeps; where the stamp cuts it, or has none of it, the sum on a grid that has all.
+    """
+    if at.cell is not None:
+        return (light.sum((1, 2)) * at.cell).clamp_min(1e-20)
+    found = light.sum((1, 2)) * at.step**2
+    edge = torch.stack([light[:, 0].amax(1), light[:, -1].amax(1), light[:, :, 0].amax(1), light[:, :, -1].amax(1)]).amax(0)
+    beyond = torch.nonzero(edge >= profiles.FAINTEST * light.amax((1, 2)))[:, 0]
+    if len(beyond):
+        afar = at.rows(beyond).zoomed_out()
+        found[beyond] = total(afar, shape, shape(afar))
+    return found.clamp_min(1e-20)
 
 
 def bar(at: Place) -> Tensor:
-    lat = at.lat
-    return summed(profiles.bar(*profiles.rotated(*at.in_plane(), lat.bar_angle), lat.bar_length, lat.bar_ratio), lat.bar_share, at.step)
+    return added(at, bar_shape, at.lat.bar_share)
 
 
 def arms(at: Place) -> Tensor:
     """Arms, and patches that follow none."""
-    lat, turn, log_r, r = at.lat, at.turn(), at.log_radius(), at.radius()
-    light = torch.zeros_like(r)
-    wound = torch.nonzero(lat.flocculence < 1)[:, 0]
-    if len(wound):
-        a = lat.rows(wound)
-        plane = profiles.arms(
-            turn[wound], log_r[wound], r[wound], a.disc_scale, a.arm_sense,
-            a.arm_pitch, a.arm_phase, a.arm_weight, a.arm_width, a.arm_begin, a.arm_end,
-        )  # fmt: skip
-        light[wound] += plane * wide((1 - a.flocculence) / plane.sum((1, 2)).clamp_min(1e-20))
-    patchy = torch.nonzero(lat.flocculence > 0)[:, 0]
-    if len(patchy):
-        a = lat.rows(patchy)
-        plane = profiles.patches(turn[patchy], log_r[patchy], r[patchy], a.disc_scale, a.waves, a.arm_begin, a.arm_end[:, 0])
-        light[patchy] += plane * wide(a.flocculence / plane.sum((1, 2)).clamp_min(1e-20))
-    return summed(light * at.texture(), lat.arm_share, at.step)
+    return added(at, arms_shape, at.lat.arm_share)
 
 
 def ring(at: Place) -> Tensor:
+    return added(at, ring_shape, at.lat.ring_share)
+
+
+def bar_shape(at: Place) -> Tensor:
     lat = at.lat
-    return summed(profiles.ring(at.radius(), lat.ring_radius, lat.ring_width), lat.ring_share, at.step)
+    return profiles.cut(profiles.bar(*profiles.rotated(*at.in_plane(), lat.bar_angle), lat.bar_length, lat.bar_ratio))
+
+
+def arms_shape(at: Place) -> Tensor:
+    light = torch.zeros_like(at.radius())
+    for part, share in ((wound, 1 - at.lat.flocculence), (patchy, at.lat.flocculence)):
+        pick = torch.nonzero(share > 0)[:, 0]
+        if len(pick):
+            some = at.rows(pick)
+            light[pick] += added(some, part, share[pick])
+    return profiles.cut(light * at.texture())
+
+
+def wound(at: Place) -> Tensor:
+    a = at.lat
+    return profiles.arms(
+        at.turn(), at.log_radius(), at.radius(), a.disc_scale, a.arm_sense,
+        a.arm_pitch, a.arm_phase, a.arm_weight, a.arm_width, a.arm_begin, a.arm_end,
+    )  # fmt: skip
+
+
+def patchy(at: Place) -> Tensor:
+    a = at.lat
+    return profiles.patches(at.turn(), at.log_radius(), at.radius(), a.disc_scale, a.waves, a.arm_begin, a.arm_end[:, 0])
+
+
+def ring_shape(at: Place) -> Tensor:
+    return profiles.cut(profiles.ring(at.radius(), at.lat.ring_radius, at.lat.ring_width))
 
 
 def knots(at: Place) -> Tensor:

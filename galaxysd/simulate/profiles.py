@@ -1,7 +1,7 @@
 """Surface brightness of the components of a galaxy, on a grid of points: light per square arcsec for a total of 1.
 
 Coordinates are arcsec, [B, H, W] or broadcastable to it; parameters are [B]. Profiles are normalised analytically over the whole
-plane, so a stamp holds the enclosed fraction and no more. Bars, arms and rings are not: they are normalised on the grid.
+plane, so a stamp holds the enclosed fraction and no more. Bars, arms and rings have no closed form: `components` sums them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+FAINTEST = 0.01  # of a feature's peak, where it ends
 LANE_LEAST = 0.01  # of a lane's depth, where it ends
 LANE_REACH = math.sqrt(-2 * math.log(LANE_LEAST)) + 1e-3  # where that is, in standard deviations
 WINDOW = 2.0  # steps: the width of the window around a cusp
@@ -66,6 +67,19 @@ def missing_light(
     ln R, and their difference to the grid's sums of I w is what lacks: of light, of its centre (the samples lie unevenly about it) and
     of its spread.
     """
+    patch = offset.new_empty(len(offset), 4, 4)
+    # The window is longer the flatter the profile, down to a quarter: two sizes of it, so that a round one does not pay for a flat one.
+    for pick, least in ((ratio < 0.5, 0.25), (ratio >= 0.5, 0.5)):
+        if bool(pick.any()):
+            bent = None if exponent is None else exponent[pick]
+            patch[pick] = _missing_light(offset[pick], angle[pick], index[pick], half_light[pick], ratio[pick], step, bent, least)
+    return patch
+
+
+def _missing_light(
+    offset: Tensor, angle: Tensor, index: Tensor, half_light: Tensor, ratio: Tensor, step: float, exponent: Tensor | None, least: float
+) -> Tensor:
+    """`missing_light` for axis ratios of `least` and more."""
     area = math.pi if exponent is None else superellipse_area(exponent)
     window = WINDOW * step / ratio.clamp_min(0.25)  # standard deviation along the major axis: two steps across the minor one
     nodes = torch.linspace(-9, math.log(6), 80, device=ratio.device)
@@ -78,7 +92,7 @@ def missing_light(
     along = second * ratio * (bright * r**4).sum(1) * width  # of u^2; of v^2 ratio^2 as much
     cos, sin, round_off = torch.cos(angle), torch.sin(angle), ratio**2
 
-    reach = math.ceil(3.5 * WINDOW / 0.25)
+    reach = math.ceil(3.5 * WINDOW / least)
     points = torch.arange(-reach, reach + 1, device=ratio.device, dtype=torch.float32)
     x, y = points - offset[:, :1], points - offset[:, 1:]  # steps
     u, v = rotated(x[:, None, :] * step, y[:, :, None] * step, angle)
@@ -242,9 +256,9 @@ def spikes(u: Tensor, v: Tensor, length: Tensor, width: Tensor) -> Tensor:
     return total / wide(4 * length)
 
 
-def cut(light: Tensor, least: float = 0.01) -> Tensor:
+def cut(light: Tensor) -> Tensor:
     """Light that ends where it falls below a hundredth of its peak: what has no end has no mask."""
-    return torch.where(light >= least * light.amax((1, 2), keepdim=True), light, 0.0)
+    return torch.where(light >= FAINTEST * light.amax((1, 2), keepdim=True), light, 0.0)
 
 
 def clumps(x: Tensor, y: Tensor, place: Tensor, width: Tensor, weight: Tensor, step: float) -> Tensor:

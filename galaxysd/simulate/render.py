@@ -69,18 +69,23 @@ class Grid:
 
     @classmethod
     def of(cls, size: int, pixel_scale: float, over: int = OVER) -> Grid:
-        margin = -(-over * size // 16)  # grid points: a sixteenth of the stamp on each side
+        margin = over * -(-size // 16)  # whole pixels: a sixteenth of the stamp on each side
         side = over * size + 2 * margin
-        return cls(size, pixel_scale / over, side, quick(side + 2 * margin), over)
+        return cls(size, pixel_scale / over, side, quick(side + 2 * margin, over), over)
+
+    @property
+    def margin(self) -> int:
+        return (self.side - self.over * self.size) // 2
 
     def axis(self, device: torch.device) -> Tensor:
         """Coordinates of the points from the middle of the stamp, arcsec."""
         return (torch.arange(self.side, device=device, dtype=torch.float32) - (self.side - 1) / 2) * self.step
 
 
-def quick(least: int) -> int:
-    """The next even length that a fast Fourier transform likes: of factors 2, 3 and 5."""
-    n = least + least % 2
+def quick(least: int, of: int) -> int:
+    """The next even multiple of `of` that a fast Fourier transform likes: of factors 2, 3 and 5."""
+    unit = math.lcm(2, of)
+    n = -(-least // unit) * unit
     while True:
         rest = n
         for factor in (2, 3, 5):
@@ -88,7 +93,7 @@ def quick(least: int) -> int:
                 rest //= factor
         if rest == 1:
             return n
-        n += 2
+        n += unit
 
 
 def moffat_transfer(k: Tensor, fwhm: Tensor) -> Tensor:
@@ -163,7 +168,7 @@ def planes(at: Place) -> Tensor:
 def _add(found: Tensor, rows: Tensor, at: Place, component: Component) -> None:
     pick = torch.nonzero(component.present(at.lat))[:, 0]
     if len(pick):
-        found[rows[pick], component.colour] += component.plane(at.rows(pick))
+        found[:, component.colour].index_add_(0, rows[pick], component.plane(at.rows(pick)))
 
 
 def light(lat: Latents, seed: int, grid: Grid, optics: Optics) -> Tensor:
@@ -198,21 +203,21 @@ def around(image: Tensor, lat: Latents, grid: Grid, optics: Optics) -> None:
             # Small and faint: gaussians, never narrower than the grid can carry.
             along, across = (torch.sqrt(each**2 + (0.6 * grid.step) ** 2) for each in (shape[0], shape[0] * shape[1]))
             plane = profiles.gaussian(u, v, along, across)
-            image[pick] += plane[:, None] * flux[pick, k, :, None, None]
+            image.index_add_(0, pick, plane[:, None] * flux[pick, k, :, None, None])
     x, y = axis[None, None, :], axis[None, :, None]
     pick = torch.nonzero((lat.trail_flux > 0).any(1))[:, 0]
     if len(pick):
         _, v = profiles.rotated(x, y, lat.trail_angle[pick])
         width = torch.sqrt(lat.trail_width[pick] ** 2 + (grid.step / 2) ** 2)
         plane = profiles.cut(profiles.line(v - profiles.wide(lat.trail_offset[pick]), width))
-        image[pick] += plane[:, None] * optics.flux(lat.trail_flux[pick])[:, :, None, None]
+        image.index_add_(0, pick, plane[:, None] * optics.flux(lat.trail_flux[pick])[:, :, None, None])
     pick = torch.nonzero((lat.spike_flux > 0).any(1))[:, 0]
     if len(pick):
         place = lat.star_place[pick, 0]
         u, v = profiles.rotated(x - profiles.wide(place[:, 0]), y - profiles.wide(place[:, 1]), lat.spike_angle[pick])
         width = torch.full_like(lat.spike_angle[pick], 0.7 * grid.step)
         plane = profiles.spikes(u, v, lat.spike_length[pick], width)
-        image[pick] += plane[:, None] * optics.flux(lat.spike_flux[pick])[:, :, None, None]
+        image.index_add_(0, pick, plane[:, None] * optics.flux(lat.spike_flux[pick])[:, :, None, None])
 
 
 def absorbed(lat: Latents, x: Tensor, y: Tensor, step: float, telescope: Telescope) -> Tensor:
@@ -271,19 +276,44 @@ def observed(image: Tensor, lat: Latents, grid: Grid, optics: Optics) -> Tensor:
     n, step = grid.padded, grid.step
     ky = torch.fft.fftfreq(n, step, device=image.device)
     kx = torch.fft.rfftfreq(n, step, device=image.device)
+    spectrum = torch.fft.rfft2(image, s=(n, n))
+    place, flux = points(lat, grid, optics)
+    lit = torch.nonzero((flux > 0).flatten(1).any(1))[:, 0]
+    if len(lit):
+        spectrum[lit] += waves(place[lit], flux[lit], kx, ky, grid)
     # A grid value is a sample; its cell's integral is the sample of the profile blurred by the cell.
+    ky = ky[: n // 2 + 1].abs()  # the rest mirrors it
     cell = torch.sinc(ky * step)[:, None] * torch.sinc(kx * step) * step**2
-    spectrum = torch.fft.rfft2(image, s=(n, n)) + waves(*points(lat, grid, optics), kx, ky, grid)
-    k = torch.sqrt(ky[:, None] ** 2 + kx**2)
-    cell = cell * moffat_transfer(k, optics.fwhm[:, :, None, None])
-    fine = torch.fft.irfft2(spectrum * cell, s=(n, n))
-    return binned(fine, grid)
+    transfer = cell * moffat_transfer(torch.sqrt(ky[:, None] ** 2 + kx**2), optics.fwhm[:, :, None, None])
+    spectrum[..., : n // 2 + 1, :] *= transfer
+    spectrum[..., n // 2 + 1 :, :] *= transfer[..., 1:-1, :].flip(-2)
+    return summed_back(spectrum, grid)
+
+
+def summed_back(spectrum: Tensor, grid: Grid) -> Tensor:
+    """The stamp's own points, summed by pixel, from the transform of the grid: [..., padded, padded // 2 + 1] -> [..., size, size].
+
+    Down the columns the sum is a filter, and keeping one row of points a pixel folds the spectrum before it is transformed back. Along
+    the rows transform and sum are one product with a matrix. The points themselves are never computed.
+    """
+    n, over, device = grid.padded, grid.over, spectrum.device
+    turn = (2j * math.pi / n) * torch.arange(n, device=device, dtype=torch.float64)[:, None]
+    own = torch.arange(over * grid.size, device=device) + grid.margin
+    down = torch.exp(turn * own[:over]).sum(1).view(over, n // over, 1).to(spectrum.dtype)
+    parts = spectrum.unflatten(-2, (over, n // over))
+    folded = parts[..., 0, :, :] * down[0]
+    for m in range(1, over):
+        folded.addcmul_(parts[..., m, :, :], down[m])
+    columns = torch.fft.ifft(folded, dim=-2)[..., : grid.size, :]
+    back = torch.exp(turn[: n // 2 + 1] * own).unflatten(1, (grid.size, over)).sum(2) / (n * over)
+    back[1:-1] *= 2  # the other half of the spectrum is this one's conjugate
+    matrix = torch.stack([back.real, -back.imag], 1).flatten(0, 1).to(torch.float32)
+    return torch.view_as_real(columns).flatten(-2) @ matrix
 
 
 def binned(fine: Tensor, grid: Grid) -> Tensor:
     """The stamp's own points, summed by pixel: [..., side, side] -> [..., size, size]."""
-    margin = (grid.side - grid.over * grid.size) // 2
-    inner = slice(margin, margin + grid.over * grid.size)
+    inner = slice(grid.margin, grid.margin + grid.over * grid.size)
     return torch.nn.functional.avg_pool2d(fine[..., inner, inner], grid.over) * grid.over**2
 
 
@@ -305,8 +335,8 @@ def clean(lat: Latents, size: int, pixel_scale: float, seed: int, optics: Optics
     optics = Optics.of(lat, pixel_scale) if optics is None else optics
     found = torch.empty(len(lat), len(optics.telescope.bands), size, size, device=lat.angle.device)
     for rows, grid in grids(lat, size, pixel_scale, optics):
-        at_once = max(4, min(32, 2**18 // grid.side**2)) if lat.index.device.type == "cpu" else 256
-        for pick in rows.split(at_once):
+        at_once = max(4, min(32, 3 * 2**17 // grid.side**2)) if lat.index.device.type == "cpu" else 256
+        for pick in rows[torch.argsort(lat.kind[rows], stable=True)].split(at_once):
             part, through = lat.rows(pick), optics.rows(pick)
             found[pick] = observed(light(part, seed, grid, through), part, grid, through)
     return found

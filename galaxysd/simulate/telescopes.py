@@ -21,6 +21,7 @@ DUST = {"g": 1.22, "r": 0.86, "i": 0.66}  # optical depth over that in V
 BEYOND = 0.8  # how much of the r to i slope goes on beyond i
 BEST_NIGHT = 0.69  # the best seeing that populations draw, over the typical one
 LEAST_SAMPLING = 0.375  # FWHM in pixels below which a stamp would alias
+FINEST = 1 / 64  # of the telescope's own pixel: smaller ones show nothing more
 
 
 def sky_from_depth(depth: float, fwhm: float, pixel: float) -> float:
@@ -134,8 +135,17 @@ def telescope(name: str) -> Telescope:
     return TELESCOPES[name]
 
 
-def check_psf(through: Telescope, pixel_scale: float, size: int, typical: float = math.inf) -> None:
-    """Refuses pixels so coarse that the point spread function would fall between them: the telescope's, or a sharper one."""
+def check_pixels(through: Telescope, pixel_scale: float, size: int, r90: float | None = None, typical: float = math.inf) -> None:
+    """Refuses pixels so coarse that the point spread function would fall between them, the telescope's or a sharper one, or too fine.
+
+    `r90` is the galaxy's, arcsec, where a field is counted in it.
+    """
+    unit, name = (1.0, "arcsec") if r90 is None else (r90, "R90")
+    if pixel_scale < FINEST * through.pixel:
+        raise BadInput(
+            f"telescope {through.name}: a pixel of {pixel_scale:.3g} arcsec is finer than a {round(1 / FINEST)}th of its own of "
+            f"{through.pixel:g} arcsec; give a field of at least {size * FINEST * through.pixel / unit:.3g} {name}, or fewer pixels"
+        )
     fwhm, band = min(zip(through.fwhm, through.bands, strict=True))
     fwhm = min(fwhm, typical)
     if fwhm >= LEAST_SAMPLING * pixel_scale:
@@ -144,7 +154,7 @@ def check_psf(through: Telescope, pixel_scale: float, size: int, typical: float 
     enough = math.ceil(field * LEAST_SAMPLING / fwhm)
     raise BadInput(
         f"telescope {through.name}: its PSF of {fwhm:.3g} arcsec in {band} is below a pixel of {pixel_scale:.3g} arcsec and would alias; "
-        f"give a size of at least {enough} pixels, or a field of at most {size * fwhm / LEAST_SAMPLING:.3g} arcsec"
+        f"give a size of at least {enough} pixels, or a field of at most {size * fwhm / LEAST_SAMPLING / unit:.3g} {name}"
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from galaxysd.errors import BadInput, nearest
-from galaxysd.simulate.latents import ARMS, DISC, EDGE_ON, IRREGULAR, KINDS, SPHEROID, STAR
+from galaxysd.simulate.latents import ARMS, DISC, EDGE_ON, FIELD, IRREGULAR, KINDS, SPHEROID, STAR, STARS
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Traits:
     trail: Tensor  # r magnitudes per square arcsec, as if one arcsec wide, of a satellite's trail; 99 is none
     seeing: Tensor  # arcsec, FWHM in r
     sky: Tensor  # sky noise over that of a typical night
-    stars: Tensor  # the field's stars expected in a stamp
-    field: Tensor  # other galaxies expected in a stamp
+    stars: Tensor  # the field's stars expected in a stamp; STARS at most are drawn
+    field: Tensor  # other galaxies expected in a stamp; FIELD at most are drawn
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -93,8 +93,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "trail": (15.0, 99.0),
     "seeing": (0.3, 5.0),
     "sky": (0.01, 100.0),
-    "stars": (0.0, 20.0),
-    "field": (0.0, 20.0),
+    "stars": (0.0, STARS),
+    "field": (0.0, FIELD),
 }
 # Which kinds of host can have a feature: one that is given with another kind is a contradiction.
 HOSTS: dict[str, tuple[int, ...]] = {

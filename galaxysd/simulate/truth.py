@@ -7,12 +7,15 @@ number. The masks are kept as bits, one for each of FEATURES in their order.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from galaxysd.errors import BadInput
 from galaxysd.simulate.components import COMPONENTS
 from galaxysd.simulate.latents import FEATURES, STAR, Latents, has, without
 from galaxysd.simulate.render import Grid, Optics, binned, grids, host_flux, light, placed
@@ -115,6 +118,16 @@ def columns(found: Truth) -> dict[str, list[Any]]:
     }
 
 
-def mask(bits: Any, name: str) -> Any:
-    """The mask of one feature out of a `feature_mask` array of unsigned integers."""
-    return (bits >> list(FEATURES).index(name)) & 1 == 1
+def read(columns: Mapping[str, Sequence[Any]], size: int) -> Truth:
+    """The truth that `columns` wrote, of any rows of a set: its `extra`, or a table's columns by name."""
+
+    def arrays(name: str, kind: str) -> Tensor:
+        rows = [np.frombuffer(each, kind).reshape(-1, size, size) for each in columns[name]]
+        return torch.from_numpy(np.stack(rows).astype(np.dtype(kind).newbyteorder("=")))
+
+    for name in ("clean", "segmentation", "feature_mask", "boxes"):
+        if name not in columns:
+            raise BadInput(f"truth: the set has no column {name}; simulate it with --truth")
+    places = torch.arange(len(FEATURES))[:, None, None]
+    masks = (arrays("feature_mask", "<u2").to(torch.int32) >> places) & 1 == 1
+    return Truth(arrays("clean", "<f4"), arrays("segmentation", "u1")[:, 0], masks, [json.loads(each) for each in columns["boxes"]])

@@ -71,7 +71,7 @@ class View:
         through, scale = self.through, self.side(preset) / size
         if self.pixels == "r90":
             return Frame("flux", size, through.bands, (22.5,) * len(through.bands), psf_fwhm=through.fwhm)
-        telescopes.check_psf(through, scale, size)
+        telescopes.check_pixels(through, scale, size)
         share = telescopes.correlated_share(scale, through.pixel)
         sky = tuple(share * rms for rms in through.sky_rms(scale))
         return Frame("flux", size, through.bands, (22.5,) * len(through.bands), pixel_scale=scale, psf_fwhm=through.fwhm, sky_rms=sky)
@@ -111,8 +111,9 @@ def seen(lat: Latents, view: View, preset: str, size: int) -> Seen:
     side, through = view.side(preset), view.through
     scale = torch.full_like(lat.r90, side / size) if view.pixels == "arcsec" else side * lat.r90 / size  # arcsec per pixel
     optics = Optics.of(lat, scale, through)
-    coarse = (optics.fwhm.amin(1) / scale).argmin()
-    telescopes.check_psf(through, float(scale[coarse]), size, float(optics.fwhm[coarse].amin()) / telescopes.BEST_NIGHT)
+    for row in ((optics.fwhm.amin(1) / scale).argmin(), scale.argmin()):
+        own = float(lat.r90[row]) if view.pixels == "r90" else None
+        telescopes.check_pixels(through, float(scale[row]), size, own, float(optics.fwhm[row].amin()) / telescopes.BEST_NIGHT)
     if view.pixels == "arcsec":
         return Seen(lat, optics, side / size)
     return Seen(lat.scaled(1 / scale), replace(optics, fwhm=optics.fwhm / scale[:, None]), 1.0)

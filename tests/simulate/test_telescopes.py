@@ -112,9 +112,9 @@ def test_averaging_leaves_noise_white():
 
 def test_pixels_too_coarse_for_the_seeing_are_refused():
     through = telescope("hsc")
-    telescopes.check_psf(through, 1.4, 32)
+    telescopes.check_pixels(through, 1.4, 32)
     with pytest.raises(BadInput, match=r"its PSF of 0.58 arcsec in i is below a pixel of 2 arcsec.* a size of at least 83 pixels"):
-        telescopes.check_psf(through, 2.0, 64)
-    telescopes.check_psf(through, 128 / 83, 83)
+        telescopes.check_pixels(through, 2.0, 64)
+    telescopes.check_pixels(through, 128 / 83, 83)
     with pytest.raises(BadInput, match=r"telescope sds: no such telescope; did you mean sdss\?"):
         telescope("sds")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from galaxysd.data.readers import open_set
 from galaxysd.data.shards import SetWriter
+from galaxysd.errors import BadInput
 from galaxysd.simulate import render, truth
 from galaxysd.simulate.latents import FEATURES, has, without
 from galaxysd.simulate.recipe import Recipe, draw
@@ -109,14 +108,17 @@ def test_the_truth_comes_back_from_a_set(tmp_path):
         writer.finish()
     found, lat = open_set(tmp_path / "set").load(0), draw("atlas", 3, range(64))
     clean = simulate("atlas", 3, range(64), 32, noise=False).images
-    for row in range(64):
-        assert torch.equal(torch.from_numpy(np.frombuffer(found.extra["clean"][row], "<f4").reshape(3, 32, 32).copy()), clean[row])
-        bits = np.frombuffer(found.extra["feature_mask"][row], "<u2").reshape(32, 32)
-        for name in FEATURES:
-            there = bool(has(lat.rows(torch.tensor([row])), name))
-            assert found.extra[f"has_{name.replace('-', '_')}"][row] == there
-            # What lies outside the stamp has no mask.
-            assert name in ("field", "trail") or truth.mask(bits, name).any() == there, (row, name)
-        assert set(json.loads(found.extra["boxes"][row])) <= {
-            name for name in FEATURES if found.extra[f"has_{name.replace('-', '_')}"][row]
-        }
+    known = truth.read(found.extra, 32)
+    made = simulate("atlas", 3, range(64), 32, with_truth=True, noise=False)
+    assert torch.equal(known.flux, clean)
+    assert known.segmentation.dtype == torch.uint8
+    assert [each.tobytes() for each in known.segmentation.numpy()] == made.extra["segmentation"]
+    for number, name in enumerate(FEATURES):
+        there = has(lat, name)
+        assert found.extra[f"has_{name.replace('-', '_')}"] == there.tolist()
+        # What lies outside the stamp has no mask.
+        assert name in ("field", "trail") or torch.equal(known.masks[:, number].any(-1).any(-1), there), name
+        assert all(bool(there[row]) for row in range(64) if name in known.boxes[row])
+    assert truth.columns(known) == {name: found.extra[name] for name in truth.columns(known)}
+    with pytest.raises(BadInput, match="no column clean; simulate it with --truth"):
+        truth.read({}, 32)

@@ -143,3 +143,32 @@ def test_a_wider_field_shows_the_same_galaxy():
     lat = draw(spirals, 1, range(8))
     stamp, wide = (render.clean(lat, size, 0.625, 1) for size in (64, 128))
     assert float((stamp - wide[..., 32:96, 32:96]).abs().max() / stamp.max()) < 1e-4
+
+
+@pytest.mark.parametrize("feature", [{"bar": 0.5, "bar_length": 0.8}, {"arms": 0.8, "arm_count": 2}, {"ring": 0.6, "ring_radius": 1.2}])
+def test_a_narrower_field_cuts_a_feature_and_squeezes_nothing_in(feature):
+    """A stamp that ends inside the galaxy shows the middle of a stamp that does not."""
+    plain = {"kind": "disc", "r90": 16, "arms": 0, "arm_count": 0, "bar": 0, "ring": 0, "merger": 0, "knots": 0}
+    large = Recipe("atlas", fixed=recipe.fixed(plain | feature), without=("field", "trail"))
+    lat = draw(large, 1, range(8))
+    stamp, wide = (render.clean(lat, size, 0.8, 1) for size in (16, 128))
+    stamp, middle = stamp[..., 3:13, 3:13], wide[..., 59:69, 59:69]  # at the edges light from far outside is missing
+    bare = render.clean(without(lat, list(set(feature) & {"bar", "arms", "ring"})), 16, 0.8, 1)[..., 3:13, 3:13]
+    assert float((stamp - middle).abs().amax((1, 2, 3)).div(middle.amax((1, 2, 3))).max()) < 0.01
+    if "ring" not in feature:  # the stamp ends within it
+        assert float((stamp - bare).sum()) > 0.02 * float(bare.sum())
+
+
+def test_pixels_much_finer_than_the_telescopes_own_are_refused():
+    with pytest.raises(BadInput, match=r"a pixel of 0.00313 arcsec is finer than a 64th of its own of 0.396 arcsec.* at least"):
+        frame("survey", 64, View(field=0.2))
+    frame("survey", 64, View(field=0.4))
+
+
+def test_a_field_counted_in_r90_is_told_in_r90():
+    view = View(pixels="r90", field=40)
+    lat = draw("survey", 0, range(32))
+    with pytest.raises(BadInput, match=r"is below a pixel of .* or a field of at most [\d.]+ R90") as said:
+        views.seen(lat, view, "survey", 32)
+    most = float(str(said.value).split("at most ")[1].split(" R90")[0])
+    views.seen(lat, View(pixels="r90", field=0.99 * most), "survey", 32)
