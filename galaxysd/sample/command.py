@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--png", action="store_true", help="also a PNG of each galaxy, and a grid")
     parser.add_argument("--fits", action="store_true", help="also a FITS file of each galaxy")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="a new folder, or the unfinished set of the same command (one in galaxies/, with --png)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> None:
         raise GalaxySDError(f"--first {args.first}, --workers {args.workers}: indices end at 2^62, and at least 1 thread draws")
     if args.n is not None and args.n < 1:
         raise GalaxySDError(f"--n {args.n}: give at least 1")
+    out, png = (named(args), True) if args.out is None else (args.out, args.png)
     generator = load(args.model, dtype=args.dtype, device=args.device)
     rows, filled = _asked(args, generator)
     for line in filled:
@@ -69,9 +71,16 @@ def run(args: argparse.Namespace) -> None:
         interval=None if args.interval is None else tuple(args.interval),
     )
     written = draw_set(
-        generator, rows, args.out, args.seed, settings, args.first, args.batch, args.workers, args.shard_rows, png=args.png, fits=args.fits
+        generator, rows, out, args.seed, settings, args.first, args.batch, args.workers, args.shard_rows, png=png, fits=args.fits
     )
-    print(json.dumps(written) if args.json else f"{written['rows']} galaxies in {args.out} ({', '.join(written['holds'])})")
+    print(json.dumps(written) if args.json else f"{written['rows']} galaxies in {out} ({', '.join(written['holds'])})")
+
+
+def named(args: argparse.Namespace) -> Path:
+    """Where galaxies go when no folder is given: after the model, what was asked for, and the seed."""
+    words = args.ask or args.votes or (args.like and args.like.stem) or "any"
+    asked = re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.")[:80]
+    return Path("galaxies") / f"{Path(args.model).name}-{asked}-seed-{args.seed}"
 
 
 def draw_set(

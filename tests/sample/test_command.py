@@ -93,3 +93,17 @@ def test_bad_requests_exit_2_with_one_line(run: Path, tmp_path: Path, capsys, wo
     assert re.search(said, error)
     assert error.count("\n") == 1
     assert not (tmp_path / "set").exists()
+
+
+def test_without_a_folder_galaxies_go_to_one_named_after_them(run: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["sample", str(run), "--ask", "Barred spiral, 2 arms", "--n", "2", "--seed", "3"]
+    assert main(words) == 0
+    out = Path("galaxies/run-barred-spiral-2-arms-seed-3")
+    assert f"2 galaxies in {out} (a set, png/, grid.png)" in capsys.readouterr().out
+    assert len(readers.open_set(out)) == 2
+    before = (out / "grid.png").read_bytes()
+    assert main(words) == 0  # the same command: all is there
+    assert (out / "grid.png").read_bytes() == before
+    assert main([*words, "--steps", "3"]) == 3
+    assert "holds another set" in capsys.readouterr().err
