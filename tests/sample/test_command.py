@@ -105,5 +105,5 @@ def test_without_a_folder_galaxies_go_to_one_named_after_them(run: Path, tmp_pat
     before = (out / "grid.png").read_bytes()
     assert main(words) == 0  # the same command: all is there
     assert (out / "grid.png").read_bytes() == before
-    assert main([*words, "--steps", "3"]) == 3
+    assert main([*words, "--guidance", "3.5"]) == 3
     assert "holds another set" in capsys.readouterr().err
