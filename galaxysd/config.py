@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import math
 import tomllib
@@ -90,6 +91,7 @@ class TrainConfig:
     dtype: str = "auto"  # auto, bf16, fp32
     layout: str = "auto"  # auto, nhwc, nchw
     threads: int = 0  # CPU threads; 0 means as many as torch would take
+    only: tuple[str, ...] = ()  # what parameters' names begin with that are trained; all where empty
     flips: bool = True  # random symmetry of the square, and no more than a mirror when the population is pose-aligned
     aligned: bool = False
 
@@ -126,9 +128,11 @@ def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
-def load(preset: str | None = None, file: Path | None = None, overrides: typing.Sequence[str] = ()) -> Config:
-    """Reads a config: preset < file < `a.b=value` overrides; then checks it as a whole."""
-    values: dict[str, Any] = {}
+def load(
+    preset: str | None = None, file: Path | None = None, overrides: typing.Sequence[str] = (), base: typing.Mapping[str, Any] | None = None
+) -> Config:
+    """Reads a config: base or preset < file < `a.b=value` overrides; then checks it as a whole."""
+    values: dict[str, Any] = dict(copy.deepcopy(base or {}))
     if preset is not None:
         if preset not in presets():
             raise GalaxySDError(f"preset {preset}: no such preset{nearest(preset, presets())}")

@@ -67,9 +67,15 @@ def like(galaxies: Galaxies) -> Conditions:
     return found
 
 
+def names(schema: Schema) -> list[str]:
+    """What each feature that `encode` gives stands for."""
+    asked = [f"{what} {question.name}" for what in ("known", "voters") for question in schema.questions]
+    return [*schema.answers, *asked, *NUMERIC, *(f"known {name}" for name in NUMERIC)]
+
+
 def width(schema: Schema) -> int:
     """How many features `encode` gives."""
-    return len(schema.answers) + 2 * len(schema.questions) + 2 * len(NUMERIC)
+    return len(names(schema))
 
 
 def encode(conditions: Conditions, schema: Schema) -> Tensor:

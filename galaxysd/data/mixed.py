@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.readers import Source
+from galaxysd.data.schema import schema
 from galaxysd.errors import BadInput
 
 
@@ -45,3 +47,43 @@ class Kept:
 
     def describe(self) -> dict[str, Any]:
         return self.source.describe()
+
+
+class Repeated:
+    """A source that is read several times over: a share of a mixture larger than its own."""
+
+    def __init__(self, source: Source, times: int) -> None:
+        self.source, self.times, self.frame = source, times, source.frame
+        self.chunk_rows: Sequence[int] = list(source.chunk_rows) * times
+
+    def load(self, k: int) -> Galaxies:
+        return self.source.load(k % len(self.source.chunk_rows))
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.source.describe(), "times": self.times}
+
+
+class Labelled:
+    """A source under a schema that has its own answers and more; every galaxy got these votes for the answers that are new."""
+
+    def __init__(self, source: Source, name: str, votes: Mapping[str, float]) -> None:
+        self.source, self.votes, self.frame = source, dict(votes), replace(source.frame, schema=name)
+        self.chunk_rows: Sequence[int] = source.chunk_rows
+        old, new = source.frame.labels, schema(name)
+        missing = [answer for answer in old.answers if answer not in new.answers]
+        if missing:
+            raise BadInput(f"labels of schema {old.name} under schema {name}: {missing[0]} is not among its answers")
+        self._old = [new.index(answer) for answer in old.answers]
+        self._new = {new.index(answer): count for answer, count in self.votes.items()}
+        self._width = len(new.answers)
+
+    def load(self, k: int) -> Galaxies:
+        found = self.source.load(k)
+        counts = found.counts.new_zeros(len(found), self._width)
+        counts[:, self._old] = found.counts
+        for column, count in self._new.items():
+            counts[:, column] = count
+        return replace(found, counts=counts, cond_counts=None, cond_numeric=None)
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.source.describe(), "votes": self.votes}

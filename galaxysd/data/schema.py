@@ -6,6 +6,7 @@ asked a question gave each answer. A question that nobody was asked has a count 
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +38,11 @@ class Schema:
 
     name: str
     questions: tuple[Question, ...]
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The classes that a user added, by `with_class`."""
+        return tuple(self.name.split("+")[1:])
 
     @cached_property
     def answers(self) -> tuple[str, ...]:
@@ -153,6 +159,8 @@ GZ2 = Schema(
 )
 
 SCHEMAS = {GZ2.name: GZ2}
+OWN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # the name of a class of the user's own
+OWN_LENGTH, OWN_LIMIT = 48, 16
 
 # What people write, and the canonical answer they mean. A name that could mean two answers lists both and is refused.
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -231,11 +239,24 @@ def published(name: str) -> str | None:
     return GZ2.answers[column] if int(GZ2.owner[column]) == int(found[1]) - 1 else None
 
 
+@functools.lru_cache(maxsize=64)
 def schema(name: str) -> Schema:
-    """The schema of that name."""
-    if name not in SCHEMAS:
-        raise BadInput(f"{name}: no such label schema{nearest(name, SCHEMAS)}")
-    return SCHEMAS[name]
+    """The schema of that name; `gz2+tidal-stream` is gz2 with a class of the user's own."""
+    base, *added = name.split("+")
+    if base not in SCHEMAS:
+        raise BadInput(f"{base}: no such label schema{nearest(base, SCHEMAS)}")
+    if len(added) > OWN_LIMIT:
+        raise BadInput(f"{name[:80]}: {len(added)} classes beside schema {base}; at most {OWN_LIMIT}")
+    return functools.reduce(with_class, added, SCHEMAS[base])
+
+
+def with_class(tree: Schema, name: str) -> Schema:
+    """The tree and one more question, asked of every galaxy: whether it is of a class outside the tree."""
+    if len(name) > OWN_LENGTH or not OWN.fullmatch(name):
+        raise BadInput(f"{name[:80]!r}: no name for a class; write small letters, digits and hyphens, like tidal-stream")
+    if name in [question.name for question in tree.questions] or _plain(name) in _PLAIN:
+        raise BadInput(f"{name}: schema {tree.name} has that name already; ask for it as it is, or give another name")
+    return Schema(f"{tree.name}+{name}", (*tree.questions, Question(name, ("yes", "no"), (), f"Is it this: {name}?")))
 
 
 def meaning(name: str, tree: Schema = GZ2) -> str | None:
@@ -245,17 +266,20 @@ def meaning(name: str, tree: Schema = GZ2) -> str | None:
     """
     if name in tree.answers:
         return name
+    for each in tree.own:
+        if _plain(name) == _plain(each):
+            return f"{each}_yes"
     meanings = _PLAIN.get(_plain(name), ())
     if len(meanings) > 1:
         raise BadInput(f"{name!r} is ambiguous: it can mean {' or '.join(meanings)}; write the one you want")
     if meanings:
         return meanings[0]
-    return published(name) if tree is GZ2 else None
+    return published(name) if tree.name.split("+")[0] == GZ2.name else None
 
 
 def resolve(name: str, tree: Schema = GZ2) -> str:
     """The canonical answer for a canonical name or an alias; anything else is refused with the nearest name."""
     found = meaning(name, tree)
     if found is None:
-        raise BadInput(f"{name!r}: no such answer{nearest(name, [*tree.answers, *ALIASES])}")
+        raise BadInput(f"{name!r}: no such answer{nearest(name, [*tree.answers, *tree.own, *ALIASES])}")
     return found

@@ -6,6 +6,7 @@ brute force over chunks of the training set: memory does not grow with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from galaxysd.data.transforms import symmetry
+from galaxysd.errors import BadInput
 from galaxysd.evaluate.intervals import Rate
 
 CHUNK = 1024
@@ -47,6 +49,18 @@ def nearest(pixels: Tensor, training: Iterable[tuple[Tensor, list[str]]]) -> Nea
                 for row in (exact < best[part]).nonzero().flatten().tolist():
                     best[first + row], code[first + row], ids[first + row] = exact[row], turn, names[int(place[row])]
     return Nearest(best, ids, code)
+
+
+def among(pixels: Tensor) -> Tensor:
+    """Gives how far each row of `pixels` [N, C, S, S] is from the nearest other one, as `nearest` counts it."""
+    if len(pixels) < 2:
+        raise BadInput(f"{len(pixels)} galaxies: at least 2 are needed to say how far apart they are")
+    flat, best = pixels.flatten(1), pixels.new_full((len(pixels),), torch.inf)
+    for turn in range(8):
+        mine = symmetry(pixels, torch.full((len(pixels),), turn)).flatten(1)
+        apart = torch.cdist(mine, flat).fill_diagonal_(torch.inf)
+        best = torch.minimum(best, apart.amin(1) / math.sqrt(flat.shape[1]))
+    return best
 
 
 def compare(generated: Nearest, held_out: Nearest, names: list[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from galaxysd.data import transforms
 from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.schema import schema
 from galaxysd.model.classifier import Classifier, concentrations, vote_loss
-from galaxysd.train.denoise import check_frame, initialise
+from galaxysd.train.denoise import check_frame, initialise, trainable
 
 
 class ClassifyTask:
@@ -29,7 +29,7 @@ class ClassifyTask:
     def build(self) -> nn.Module:
         net = Classifier(self.config.model, self.labels)
         initialise(net, self.config.train.seed)
-        return net.to(self.device)
+        return trainable(net, self.config.train.only).to(self.device)
 
     def about(self) -> dict[str, Any]:
         return {"stretch": self.stretch.to_json(), "frame": self.frame.to_json()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -14,18 +15,31 @@ from galaxysd.config import Config
 from galaxysd.data import readers, transforms
 from galaxysd.data.mixed import Mixed
 from galaxysd.data.readers import Source
+from galaxysd.data.schema import schema, with_class
 from galaxysd.diffusion.denoiser import resolve_device
 from galaxysd.errors import GalaxySDError
 from galaxysd.runlog import StopSignals
-from galaxysd.train import grid, plan, ship
+from galaxysd.train import finetune, grid, plan, ship
 from galaxysd.train.denoise import DenoiseTask
 from galaxysd.train.loop import Piece, Result, train
 
+PRESET = "smoke-32"
 FIT_ROWS = 2048  # galaxies the stretch is fitted on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", default="smoke-32", help=f"one of {', '.join(configs.presets())} (%(default)s)")
+    parser.add_argument("--preset", help=f"one of {', '.join(configs.presets())} ({PRESET})")
+    parser.add_argument("--from", dest="start", metavar="MODEL", help="go on from a trained model, with its network, on other galaxies")
+    parser.add_argument(
+        "--new-answer", metavar="NAME", help="the galaxies of --data are of a class of your own, which `sample --ask NAME` draws"
+    )
+    known = parser.add_mutually_exclusive_group()
+    known.add_argument(
+        "--rehearse", type=Path, metavar="SET", help="with --from: galaxies that MODEL knows (simulated again, if it learned from such)"
+    )
+    parser.add_argument(
+        "--rehearsal", type=float, default=0.5, metavar="SHARE", help="of such galaxies in what is trained on (%(default)s)"
+    )
     add_run_arguments(parser)
 
 
@@ -66,17 +80,52 @@ def run(args: argparse.Namespace) -> None:
     ship.check(args.ship)
     piece, out = piece_of(args), require_out(args)
     source = open_source(args, config, piece)
-    task = DenoiseTask(config, source.frame, fit_stretch(source, config), device)
+    watch = None
+    if args.start is not None:
+        task, source, watch = tuning(args, config, source, device)
+    else:
+        if args.new_answer is not None:
+            source = finetune.mixture(source, None, 0.0, config.condition.schema, args.new_answer)
+        task = DenoiseTask(config, source.frame, fit_stretch(source, config), device)
+
+    def after(folder: Path, step: int) -> None:
+        grid.write(out, folder, step, (*([] if args.new_answer is None else [args.new_answer]), *grid.ROWS))
+        if watch is not None:
+            print(watch.look(out, folder, step), flush=True)
+
     with StopSignals() as stop:
-        result = train(task, source, out, stop, after=lambda folder, step: grid.write(out, folder, step), piece=piece)
+        result = train(task, source, out, stop, after=after, piece=piece)
     shipped = None if args.ship is None else ship.ship(args.ship, result, args.words)
     report(result, args.json, shipped)
 
 
+def tuning(args: argparse.Namespace, config: Config, mine: Source, device: torch.device) -> tuple[DenoiseTask, Source, finetune.Watch]:
+    """What --from trains, on what, and who looks at it on the way."""
+    start, name = finetune.start(args.start), config.condition.schema
+    for said in finetune.check_frame(start, mine.frame):
+        print(f"galaxysd: {said}", file=sys.stderr)
+    known = readers.open_set(args.rehearse) if args.rehearse is not None else finetune.simulated(start, config.model.image_size)
+    if known is None and args.rehearsal:
+        said = f"what {args.start} was trained on is not at hand, so nothing is rehearsed and it may forget; give --rehearse SET"
+        print(f"galaxysd: {said}", file=sys.stderr)
+    source = finetune.mixture(mine, known, args.rehearsal, name, args.new_answer)
+    task = DenoiseTask(config, source.frame, start.found.stretch, device, finetune.weights(start, name), start.origin())
+    return task, source, finetune.Watch(mine, args.new_answer)
+
+
 def resolve(args: argparse.Namespace) -> Config:
-    """The config of these arguments: preset < --config < --set < --steps, --images, --minutes."""
-    config = configs.load(args.preset, args.config, args.set)
+    """The config of these arguments: preset, or the model of --from < --config < --set < --steps, --images, --minutes."""
     limits = {name: getattr(args, name) for name in ("steps", "images", "minutes") if getattr(args, name) is not None}
+    start, answer = getattr(args, "start", None), getattr(args, "new_answer", None)
+    if start is not None:
+        if args.preset is not None:
+            raise GalaxySDError(f"--preset {args.preset} and --from {start}: a model says itself what it is; drop --preset")
+        config = finetune.config(finetune.start(start), args.config, args.set, answer, limits)
+    else:
+        config = configs.load(args.preset or PRESET, args.config, args.set)
+        if answer is not None:
+            labels = with_class(schema(config.condition.schema), answer).name
+            config = dataclasses.replace(config, condition=dataclasses.replace(config.condition, schema=labels))
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, **limits))
     configs.check(config)
     return config

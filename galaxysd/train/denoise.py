@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from galaxysd import seeds
+from galaxysd import checkpoint, seeds
 from galaxysd.config import Config, ModelConfig
 from galaxysd.data import conditions, transforms
 from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.schema import schema
 from galaxysd.diffusion.denoiser import Denoiser, resolve_dtype
 from galaxysd.diffusion.loss import draw_sigma, edm_loss
-from galaxysd.errors import GalaxySDError
+from galaxysd.errors import GalaxySDError, nearest
 from galaxysd.model.unet import UNet
 from galaxysd.sample.generate import Settings
 
@@ -24,22 +25,34 @@ class DenoiseTask:
 
     kind = "denoiser"
 
-    def __init__(self, config: Config, frame: Frame, stretch: transforms.Stretch, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, frame: Frame, stretch: transforms.Stretch, device: torch.device,
+        weights: Mapping[str, Tensor] | None = None, origin: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """`weights` to start from instead of drawn ones, and what they are of."""
         check_frame(config.model, frame)
+        self.weights, self.origin = weights, origin
         Settings.of(config.sample)  # refused now, not by the grid at the end of the run
         self.config, self.frame, self.stretch, self.device = config, frame, stretch, device
         self.schema = schema(config.condition.schema)
         self.dtype = resolve_dtype(config.train.dtype, device)
+        if config.train.only:
+            with torch.device("meta"):
+                trainable(UNet(config.model, conditions.width(self.schema)), config.train.only)  # a wrong name is refused now
 
     def build(self) -> nn.Module:
-        """The network to train, with weights drawn from the run's seed."""
+        """The network to train, with weights drawn from the run's seed or those it starts from."""
         net = UNet(self.config.model, conditions.width(self.schema))
-        initialise(net, self.config.train.seed)
-        return net.to(self.device)
+        if self.weights is None:
+            initialise(net, self.config.train.seed)
+        else:
+            checkpoint.fill(net, self.weights, "the model to start from")
+        return trainable(net, self.config.train.only).to(self.device)
 
     def about(self) -> dict[str, Any]:
         """What a checkpoint's header says beside config and training data."""
-        return {"stretch": self.stretch.to_json(), "frame": self.frame.to_json()}
+        about: dict[str, Any] = {"stretch": self.stretch.to_json(), "frame": self.frame.to_json()}
+        return about if self.origin is None else about | {"from": dict(self.origin)}
 
     def denoiser(self, net: nn.Module, layout: torch.memory_format) -> Denoiser:
         wrapped = Denoiser(net, self.config.diffusion, self.dtype)
@@ -60,6 +73,17 @@ class DenoiseTask:
         noise = seeds.normal(seed, "train-noise", position, x0.shape[1:])
         moved = (each.to(self.device, non_blocking=True) for each in (x0, features, sigma, noise))
         return edm_loss(self.denoiser(net, layout), *moved).mean()
+
+
+def trainable(net: nn.Module, only: Sequence[str]) -> nn.Module:
+    """Freezes every parameter whose name begins with none of `only`; an empty list freezes none."""
+    for prefix in only:
+        if not any(name.startswith(prefix) for name, _ in net.named_parameters()):
+            known = sorted({name.split(".")[0] for name, _ in net.named_parameters()})
+            raise GalaxySDError(f"train.only: no parameter's name begins with {prefix!r}{nearest(prefix, known)}")
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(not only or name.startswith(tuple(only)))
+    return net
 
 
 def check_frame(model: ModelConfig, frame: Frame) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ ROWS = ("smooth round", "cigar", "edge-on", "spiral", "irregular")
 COLUMNS = 8
 
 
-def write(run: Path, folder: Path, step: int) -> Path | None:
+def write(run: Path, folder: Path, step: int, asked: Sequence[str] = ROWS) -> Path | None:
     """Draws one row of galaxies for each of a few answers into `samples/`; gives the picture's path, None without Pillow."""
     try:
         import PIL  # noqa: F401
@@ -24,7 +25,7 @@ def write(run: Path, folder: Path, step: int) -> Path | None:
     path = run / "samples" / f"step-{step:08d}.png"
     if not path.exists():
         generator = load(folder)
-        parts = [requested(row, COLUMNS, TYPICAL_VOTERS, generator.schema)[0] for row in ROWS]
+        parts = [requested(row, COLUMNS, TYPICAL_VOTERS, generator.schema)[0] for row in asked]
         drawn = generator.sample(Conditions(*(torch.cat([getattr(part, name) for part in parts]) for name in ("counts", "numeric"))))
-        writers.grid(path, transforms.pictures(drawn.galaxies.images, drawn.frame), columns=COLUMNS, labels=list(ROWS))
+        writers.grid(path, transforms.pictures(drawn.galaxies.images, drawn.frame), columns=COLUMNS, labels=list(asked))
     return path

@@ -14,7 +14,7 @@ from galaxysd.config import ConditionConfig
 from galaxysd.data import conditions
 from galaxysd.data.conditions import Conditions, parse_ask, parse_numbers, parse_votes
 from galaxysd.data.galaxies import NUMERIC
-from galaxysd.data.schema import GZ2
+from galaxysd.data.schema import GZ2, schema
 from galaxysd.errors import BadInput
 
 A, Q, N = len(GZ2.answers), len(GZ2.questions), len(NUMERIC)
@@ -213,3 +213,13 @@ def test_like_asks_for_the_same_and_refuses_nothing_to_ask(make: Any) -> None:
     galaxies.counts, galaxies.numeric = torch.zeros(3, A), torch.full((3, N), math.nan)
     with pytest.raises(BadInput, match="nothing to be like"):
         conditions.like(galaxies)
+
+
+def test_every_feature_has_a_name():
+    tree = schema("gz2+tidal-stream")
+    names = conditions.names(tree)
+    assert len(set(names)) == len(names) == conditions.width(tree)
+    known = conditions.Conditions.unknown(1, tree)
+    known.counts[0, tree.index("tidal-stream_yes")], known.numeric[0, 1] = 40.0, 17.0
+    seen = {name for name, value in zip(names, conditions.encode(known, tree)[0].tolist(), strict=True) if value}
+    assert seen == {"tidal-stream_yes", "known tidal-stream", "voters tidal-stream", "magnitude", "known magnitude"}

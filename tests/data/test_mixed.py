@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from galaxysd.data.mixed import Mixed
+from galaxysd.data.mixed import Labelled, Mixed, Repeated
 from galaxysd.data.readers import Order, batches
 from galaxysd.errors import BadInput
 from tests import tiny
@@ -57,3 +57,23 @@ def test_pixel_scale_may_differ():
     other = tiny.Blobs()
     other.frame = dataclasses.replace(other.frame, pixel_scale=0.5)
     assert Mixed([tiny.Blobs(), other]).frame.pixel_scale == 1.0
+
+
+def test_a_repeated_source_is_read_again():
+    twice = Repeated(tiny.Blobs(3, 16), 2)
+    assert list(twice.chunk_rows) == [16] * 6
+    assert twice.load(4).ids == tiny.Blobs(3, 16).load(1).ids
+    assert twice.describe() == {"blobs": 48, "times": 2}
+
+
+def test_labels_of_a_wider_schema():
+    source = tiny.Blobs(2, 16)
+    wide = Labelled(source, "gz2+tidal-stream", {"tidal-stream_no": 40.0})
+    assert wide.frame.labels.own == ("tidal-stream",)
+    found, plain = wide.load(1), source.load(1)
+    assert torch.equal(found.counts[:, :-2], plain.counts)
+    assert found.counts[:, -2:].tolist() == [[0.0, 40.0]] * 16
+    assert torch.equal(found.images, plain.images)
+    assert wide.describe() == {"blobs": 32, "votes": {"tidal-stream_no": 40.0}}
+    with pytest.raises(BadInput, match=r"labels of schema gz2\+tidal-stream under schema gz2: tidal-stream_yes is not among its answers"):
+        Labelled(wide, "gz2", {})

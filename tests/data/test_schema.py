@@ -118,3 +118,35 @@ def test_a_schema_first_used_for_inference_can_teach() -> None:
     fresh.voters(counts).sum().backward()
     assert counts.grad is not None
     assert bool((counts.grad == 1).all())
+
+
+def test_a_class_of_ones_own_is_a_question_more() -> None:
+    tree = schema("gz2+tidal-stream+polar-ring")
+    assert tree.own == ("tidal-stream", "polar-ring")
+    assert tree.answers == (*GZ2.answers, "tidal-stream_yes", "tidal-stream_no", "polar-ring_yes", "polar-ring_no")
+    assert resolve("Tidal stream", tree) == "tidal-stream_yes"
+    assert resolve("polar-ring_no", tree) == "polar-ring_no"
+    assert resolve("barred", tree) == "bar_yes"
+    assert resolve("t05_bulge_prominence_a13_dominant_count", tree) == "bulge-size_dominant"
+    assert tree.reach(torch.full((len(tree.answers),), 0.5))[-1] == 1  # asked of every galaxy
+    with pytest.raises(BadInput, match=r"'polar rin': no such answer; did you mean polar-ring\?"):
+        resolve("polar rin", tree)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gz2+bar", "schema gz2 has that name already"),
+        ("gz2+how-rounded", "schema gz2 has that name already"),
+        ("gz2+dust lane", "no name for a class"),
+        ("gz2+dust-lane", "has that name already"),
+        ("gz2+a+a", r"schema gz2\+a has that name already"),
+        ("gz2+", "no name for a class"),
+        ("gz2+" + "x" * 49, "no name for a class"),
+        ("gz2" + "".join(f"+n{i}" for i in range(17)), "17 classes beside schema gz2; at most 16"),
+        ("gz3+a", r"gz3: no such label schema; did you mean gz2\?"),
+    ],
+)
+def test_what_cannot_name_a_class_is_refused(name: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        schema(name)

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from galaxysd import seeds
 from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.transforms import symmetry
+from galaxysd.errors import BadInput
 from galaxysd.evaluate.features import coarse
-from galaxysd.evaluate.memorisation import compare, nearest
+from galaxysd.evaluate.memorisation import among, compare, nearest
 
 SOFT = torch.full((3,), 0.02)
 
@@ -71,3 +73,15 @@ def test_many_copies_exceed_the_holdout_and_new_galaxies_do_not(sets: tuple[Tens
     assert found["closer_than_holdout_1st_percentile"]["rate"] >= 0.5
     assert found["generated"]["rows"] == 60
     assert found["held_out"]["rows"] == 100
+
+
+def test_how_far_galaxies_lie_from_each_other():
+    pixels = seeds.normal(1, "test-apart", range(5), (3, 8, 8))
+    pixels[3] = pixels[0].transpose(-1, -2)  # a mirrored copy
+    apart = among(pixels)
+    want = [min(float((symmetry(pixels[i : i + 1], torch.tensor([turn]))[0] - pixels[j]).square().mean().sqrt())
+                for turn in range(8) for j in range(5) if j != i) for i in range(5)]  # fmt: skip
+    assert apart.tolist() == pytest.approx(want, abs=1e-3)
+    assert want[0] == want[3] == 0
+    with pytest.raises(BadInput, match="1 galaxies: at least 2"):
+        among(pixels[:1])
