@@ -27,6 +27,8 @@ VERBS = {
         "train demo-32's preset with one thing changed at a time, and score it; goes on where it stopped",
     ),
     "finetune": ("benchmarks.finetune", "tune a model on a few galaxies of a new class, one setting changed at a time; and train anew"),
+    "train": ("benchmarks.pace", "a whole train step beside plain modules, diffusers, and its convolutions alone; appends a row"),
+    "sample": ("benchmarks.pace", "a sampled unit beside the same"),
     "card": ("benchmarks.card", "write the page of a model: data, command, time, scores, limits"),
     "tune": ("benchmarks.tune", "search the launch tables on this card"),
 }

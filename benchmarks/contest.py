@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -11,6 +11,7 @@ from benchmarks.interleave import turns
 from benchmarks.plain import plain
 from galaxysd import config as configs
 from galaxysd import seeds
+from galaxysd.config import Config
 from galaxysd.data import conditions
 from galaxysd.data.schema import schema
 from galaxysd.diffusion.denoiser import Denoiser, frozen, resolve_dtype, resolve_layout
@@ -52,7 +53,11 @@ def denoisers(
 
 def train_step(preset: str = "smoke-32", dtype: str = "auto", batch: int = 32, device: str = "cpu", single: bool = False) -> Contest:
     """One whole step: loss, backward, clipping, AdamW, EMA."""
-    found, config, width = denoisers(preset, dtype, device, single)
+    return steps(*denoisers(preset, dtype, device, single), batch, device)
+
+
+def steps(found: Mapping[str, Denoiser], config: Config, width: int, batch: int, device: str) -> Contest:
+    """A train step of each of these."""
     side = config.model.image_size
     x0 = 0.5 * seeds.normal(0, "benchmark-x", range(batch), (config.model.image_channels, side, side)).to(device)
     noise = seeds.normal(0, "benchmark-noise", range(batch), x0.shape[1:]).to(device)
@@ -73,7 +78,11 @@ def train_step(preset: str = "smoke-32", dtype: str = "auto", batch: int = 32, d
 
 def sampled_unit(preset: str = "smoke-32", dtype: str = "auto", steps: int = 4, device: str = "cpu") -> Contest:
     """One unit of galaxies through a few guided steps of the shipped sampler."""
-    found, config, width = denoisers(preset, dtype, device)
+    return units(*denoisers(preset, dtype, device), steps, device)
+
+
+def units(found: Mapping[str, Denoiser], config: Config, width: int, steps: int, device: str) -> Contest:
+    """A unit drawn by each of these."""
     side, unit = config.model.image_size, config.sample.unit
     start = seeds.normal(0, "benchmark-unit", range(unit), (config.model.image_channels, side, side)) * config.diffusion.sigma_max
     features = seeds.uniform(0, "benchmark-c", range(unit), (width,)).float().to(device)

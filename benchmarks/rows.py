@@ -36,6 +36,10 @@ FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "arm": str, "factor": str, "seed": int, "digest": str, "images": int, "config": dict, "parameters": int,
         "img_per_s": (int, float), "mean_ratio": (int, float), "classes": dict,
     },
+    "pace": {
+        "name": str, "preset": str, "batch": int, "dtype": str, "rounds": int, "best": dict, "ratios": dict, "img_per_s": dict,
+        "gflop_forward": dict, "copies": dict,
+    },
     "finetune": {
         "arm": str, "change": str, "digest": str, "images": int, "named": dict, "config": dict, "img_per_s": (int, float),
         "frechet": dict, "coverage": dict, "nearest_over_apart": float, "copies": int, "mean_ratio": (int, float),
