@@ -8,6 +8,7 @@ All in one process, in turns, in one dtype, batch and resolution. A row is appen
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import math
 import statistics
@@ -137,7 +138,7 @@ class Diffusers(nn.Module):
         self.features = nn.Linear(features, 4 * self.net.config.block_out_channels[0])
 
     def forward(self, x: Tensor, noise: Tensor, features: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, x.dtype, enabled=x.dtype != torch.float32):
+        with contextlib.nullcontext() if x.dtype == torch.float32 else torch.autocast(x.device.type, x.dtype):
             labels = self.features(features)
             y: Tensor = self.net(F.pixel_unshuffle(x, self.unshuffle), 1000 * noise, class_labels=labels).sample
         return F.pixel_shuffle(y, self.unshuffle)
