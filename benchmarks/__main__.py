@@ -26,6 +26,10 @@ VERBS = {
         "benchmarks.ablations",
         "train demo-32's preset with one thing changed at a time, and score it; goes on where it stopped",
     ),
+    "steps": (
+        "benchmarks.steps",
+        "what fewer evaluations cost a model: solvers, steps and guidance intervals; goes on where it stopped",
+    ),
     "card": ("benchmarks.card", "write the page of a model: data, command, time, scores, limits"),
     "tune": ("benchmarks.tune", "search the launch tables on this card"),
 }

@@ -36,6 +36,10 @@ FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "arm": str, "factor": str, "seed": int, "digest": str, "images": int, "config": dict, "parameters": int,
         "img_per_s": (int, float), "mean_ratio": (int, float), "classes": dict,
     },
+    "steps": {
+        "point": str, "digest": str, "model": str, "model_sha256": str, "settings": dict, "score": dict, "evaluations": int, "passes": int,
+        "img_per_s": (int, float), "mean_ratio": (int, float), "margin": (int, float), "classes": dict,
+    },
 }  # fmt: skip
 
 

@@ -38,7 +38,8 @@ FACES = {"__init__", "__main__"}
 # Tests of the project as a whole, and of what stands beside the package: they mirror no module of it.
 ABOUT_THE_PROJECT = {"test_architecture", "test_benchmarks", "test_mutations", "test_packaging", "test_tiers"}
 ABOUT_THE_PROJECT |= {
-    f"test_benchmarks_{part}" for part in ("ablations", "card", "check", "classes", "front", "gate", "gpu", "kernels", "rows", "votes")
+    f"test_benchmarks_{part}"
+    for part in ("ablations", "card", "check", "classes", "front", "gate", "gpu", "kernels", "rows", "steps", "votes")
 }
 
 CORE = {"torch", "numpy", "safetensors", "pyarrow", "triton", "galaxysd"}
