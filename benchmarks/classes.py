@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--held-out-seed", type=int, default=20_000, help="their seed, which no training used (20000)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="render them once, by every core, into this folder")
     parser.add_argument("--guidance", type=float, help="another than the model's own")
+    parser.add_argument("--guide", metavar="MODEL2", help="a worse model to lead away from, instead of from no condition")
     parser.add_argument("--seed", type=int, default=0, help="seed of the generated galaxies (0)")
     parser.add_argument("--judge", default=JUDGE, help="a classifier (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (auto)")
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(f"--n {args.n}, --held-out {args.held_out}: at least 1 galaxy of each")
     if args.out is not None:
         files.new_folder(args.out)  # said before anything is drawn
-    generator, judge = load(args.model, device=args.device), load_judge(args.judge)
+    generator, judge = load(args.model, device=args.device).guided_by(args.guide), load_judge(args.judge)
     settings = Settings.of(generator.config.sample, guidance=args.guidance)
     real = sky(generator, judge, args.population, args.held_out, args.held_out_seed, args.keep)
     began = time.monotonic()
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
             "steps": settings.steps,
             "guidance": settings.guidance,
             "interval": list(settings.interval),
+            **({} if generator.guide is None else {"guide_sha256": generator.guide.digest.sha256}),
         },
         "precision": generator.provenance(settings, args.seed)["precision"],
         "img_per_s": round(len(drawn) / seconds, 2),
@@ -220,9 +222,10 @@ def sheet(path: Path, drawn: Galaxies, stamps: Frame, n: int) -> None:
 def words(found: dict[str, Any]) -> list[str]:
     """The figures to read: Markdown."""
     how, real = found["settings"], found["held_out"]
+    guide = f" away from the model {how['guide_sha256'][:12]}" if "guide_sha256" in how else ""
     lines = [
-        f"{found['n']} galaxies of each class by {found['model']} ({how['sampler']}, {how['steps']} steps, guidance {how['guidance']:g}, "
-        f"{found['precision']}), judged by {found['judge']} beside {real['n']} held-out galaxies of `{found['population']}` "
+        f"{found['n']} galaxies of each class by {found['model']} ({how['sampler']}, {how['steps']} steps, guidance {how['guidance']:g}"
+        f"{guide}, {found['precision']}), judged by {found['judge']} beside {real['n']} held-out galaxies of `{found['population']}` "
         f"(seed {real['seed']}, {real['size']} px). Square brackets are 95 % intervals.",
         "",
     ]

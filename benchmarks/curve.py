@@ -61,8 +61,10 @@ def _plot(group: list[Row], path: Path) -> None:
     handles = {label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=9, frameon=False)
     score, how = last["score"], last["settings"]
+    led = f" led away from {last['guide_sha256'][:12]}" if last["guide_sha256"] else ""
     figure.suptitle(
-        f"{last['model']} ({last['model_sha256'][:12]}), {score['n']} galaxies of each class a point, {how['precision']}, {last['card']}",
+        f"{last['model']} ({last['model_sha256'][:12]}){led}, "
+        f"{score['n']} galaxies of each class a point, {how['precision']}, {last['card']}",
         fontsize=10,
     )
     figure.savefig(path, dpi=130)

@@ -2,8 +2,8 @@
 
 Each point draws the classes of `benchmarks classes` from the same noise and is judged by the mean ratio to the judge's own rates,
 coverage, and the Frechet distance in the judge's embedding, the last two beside held-out halves. Its cost is passes of the network: an
-evaluation inside the guidance interval takes two. A row is appended when a point ends; what has a row is not drawn again. `--report` and
-`--plot` follow from the rows alone.
+evaluation inside the guidance interval takes two, with a guide one of each network. A row is appended when a point ends; what has a row
+is not drawn again. `--report` and `--plot` follow from the rows alone.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--points", nargs="+", metavar="NAME", help=f"some of {', '.join(point.name for point in POINTS)} (all)")
     parser.add_argument("--n", type=int, default=50, help="galaxies of each class (50)")
     parser.add_argument("--guidance", type=float, help="another strength than the model's own")
+    parser.add_argument("--guide", metavar="MODEL2", help="a worse model to lead away from, instead of from no condition")
     parser.add_argument("--population", default="atlas", help="of the held-out galaxies (atlas)")
     parser.add_argument("--held-out", type=int, default=4096, help="how many of them (4096)")
     parser.add_argument("--held-out-seed", type=int, default=20_000, help="their seed, which no training used (20000)")
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     if min(args.n, args.held_out) < 1:
         raise BadInput(f"--n {args.n}, --held-out {args.held_out}: at least 1 galaxy of each")
     wanted, piece = chosen(args.points), Piece(args.piece)
-    generator, judge = load(args.model, device=args.device), load_judge(args.judge)
+    generator, judge = load(args.model, device=args.device).guided_by(args.guide), load_judge(args.judge)
     known = {row["digest"] for row in rows.read(args.results)}
     due = []
     for point in wanted:
@@ -143,6 +144,7 @@ def identity(args: argparse.Namespace, point: Point, generator: Generator, judge
     drawn = generator.provenance(settings, args.seed)
     about = {
         "model_sha256": generator.digest.sha256,
+        "guide_sha256": None if generator.guide is None else generator.guide.digest.sha256,
         "settings": {name: drawn[name] for name in ("sampler", "steps", "guidance", "interval", "precision", "seed")},
         "score": {
             "n": args.n,
@@ -215,7 +217,9 @@ def groups(found: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
     by: dict[tuple[Any, ...], list[Row]] = {}
     for row in {row["digest"]: row for row in found if row["kind"] == "steps"}.values():
         how = row["settings"]["precision"], row["settings"]["seed"]
-        by.setdefault((row["model_sha256"], json.dumps(row["score"], sort_keys=True), *how, row["card"]), []).append(row)
+        by.setdefault((row["model_sha256"], row["guide_sha256"], json.dumps(row["score"], sort_keys=True), *how, row["card"]), []).append(
+            row
+        )
     return {key: sorted(group, key=lambda row: (row["interval_name"] != OWN, row["passes"])) for key, group in by.items()}
 
 
@@ -226,8 +230,10 @@ def report(found: dict[tuple[Any, ...], list[Row]]) -> Iterator[str]:
     for group in found.values():
         last, commits = group[-1], sorted({row["commit"][:9] for row in group})
         score, versions = last["score"], last["machine"]["versions"]
+        led = f" led away from {last['guide_sha256'][:12]}" if last["guide_sha256"] else ""
         yield (
-            f"`{last['model']}` ({last['model_sha256'][:12]}), {score['n']} galaxies of each of {last['mean_over']} classes a point, in "
+            f"`{last['model']}` ({last['model_sha256'][:12]}){led}, "
+            f"{score['n']} galaxies of each of {last['mean_over']} classes a point, in "
             f"{last['settings']['precision']}; {score['held_out']} held-out galaxies of `{score['population']}`; {last['card']}, torch "
             f"{versions.get('torch')}; commit {', '.join(commits)}."
         )

@@ -79,9 +79,14 @@ def test_rows_are_appended_as_points_end_and_not_drawn_again(model, tmp_path, ca
     assert main([*words, "euler-4", "euler-6", "dpmpp_2m-4", "--piece", "1e-9"]) == 75  # a call gets on by one point at least
     assert "before point dpmpp_2m-4; the same command goes on" in capsys.readouterr().err
     assert [row["point"] for row in rows.read(tmp_path / "rows.jsonl")] == ["euler-4", "dpmpp_2m-8-never", "euler-6"]
+    assert main([*words, "euler-4", "--guide", str(model)]) == 0  # itself: another way of drawing, and no difference to lead away from
+    led = rows.read(tmp_path / "rows.jsonl")[-1]
+    assert (led["point"], led["guide_sha256"], led["passes"]) == ("euler-4", led["model_sha256"], 6)
+    assert led["digest"] != euler["digest"]
     assert main(["steps", "--results", str(tmp_path / "rows.jsonl"), "--report"]) == 0
     said = capsys.readouterr().out
     assert f"3 galaxies of each of {euler['mean_over']} classes a point" in said
+    assert f"led away from {led['model_sha256'][:12]}, 3 galaxies" in said
     assert f"Two held-out halves: frechet {euler['frechet']['floor']:.3g} [" in said
     assert "| euler | 4 | 4 | " in said
     assert "| dpmpp_2m | 8 | 8 | 8 | none | " in said
@@ -96,7 +101,7 @@ def row(point: steps.Point, mean_ratio: float, digest: str) -> rows.Row:
     how = {"sampler": point.solver, "steps": point.steps, "guidance": settings.guidance, "interval": list(settings.interval)}
     return {
         "kind": "steps", **about, "point": point.name, "digest": digest, "interval_name": point.interval, "model": "demo-32",
-        "model_sha256": "a" * 64, "settings": how | {"precision": "float32", "seed": 0},
+        "model_sha256": "a" * 64, "guide_sha256": None, "settings": how | {"precision": "float32", "seed": 0},
         "score": {"n": 50, "population": "atlas", "held_out": 9}, "evaluations": point.evaluations,
         "passes": steps.passes(settings, Config()), "img_per_s": 4.0, "mean_ratio": mean_ratio, "margin": 0.03, "mean_over": 8,
         "lowest_ratio": 0.1, "classes": {}, "coverage": {"value": mean_ratio - 0.1, **spread},

@@ -62,9 +62,7 @@ def run(args: argparse.Namespace) -> None:
     if args.n is not None and args.n < 1:
         raise GalaxySDError(f"--n {args.n}: give at least 1")
     out, png = (named(args), True) if args.out is None else (args.out, args.png)
-    generator = load(args.model, dtype=args.dtype, device=args.device)
-    if args.guide is not None:
-        generator = generator.guided_by(generator.beside(args.guide))
+    generator = load(args.model, dtype=args.dtype, device=args.device).guided_by(args.guide)
     rows, filled = _asked(args, generator)
     for line in filled:
         print(line)

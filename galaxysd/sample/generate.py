@@ -84,21 +84,19 @@ class Generator:
         self.guide: Generator | None = None
         self.fits: int | None = None  # units at once, where memory has run out with more
 
-    def guided_by(self, guide: Generator | None) -> Self:
+    def guided_by(self, guide: Generator | str | Path | None) -> Self:
         """The same model, led away from `guide`, a smaller or earlier one, instead of from its own answer to no condition.
 
         Both answer to the same features and noise levels in the same model space, so what these follow from must agree. The laws of
-        noise they were trained under may differ.
+        noise they were trained under may differ. A guide given by where it lies is loaded in this one's precision, onto its device.
         """
+        if guide is not None and not isinstance(guide, Generator):
+            guide = load(guide, dtype=PRECISIONS[self.denoiser.dtype], device=self.device)
         if guide is not None:
             guidable(self, guide)
         other = copy.copy(self)
         other.guide = guide
         return other
-
-    def beside(self, guide: Generator | str | Path) -> Generator:
-        """A model to guide with, in the precision and on the device of this one."""
-        return guide if isinstance(guide, Generator) else load(guide, dtype=PRECISIONS[self.denoiser.dtype], device=self.device)
 
     def provenance(self, settings: Settings, seed: int) -> dict[str, Any]:
         """What, with a condition and an index, names an image: model, sampler, guidance, precision, seed, and the build that drew it."""
@@ -218,7 +216,7 @@ class Generator:
         are sampler, steps, guidance and interval; `guide` is a model to be led away from (`guided_by`), or where one lies.
         """
         if guide is not None:
-            return self.guided_by(self.beside(guide)).sample(asked, n, seed=seed, voters=voters, index=index, **changes)
+            return self.guided_by(guide).sample(asked, n, seed=seed, voters=voters, index=index, **changes)
         wanted, _ = requested(asked, n, voters, self.schema)
         if index is None:
             index = torch.arange(len(wanted.counts))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import galaxysd
 from galaxysd.config import DiffusionConfig
 from galaxysd.diffusion.captured import Captured
 from galaxysd.diffusion.denoiser import Denoiser, frozen
@@ -106,6 +107,20 @@ def test_threads_share_a_graph_one_call_at_a_time(denoiser):
     with torch.inference_mode():
         assert all(torch.equal(each, denoiser(*given(times))) for each, times in zip(found, scales, strict=True))
     assert capture.recorded == 1
+
+
+def test_galaxies_of_several_units_are_the_same_bytes_by_captured_steps(tmp_path):
+    tiny.run(tmp_path / "run", "train.steps=10")
+    plain = galaxysd.load(tmp_path / "run", dtype="fp32", device="cpu")
+    capture, index = Traced(), torch.tensor([1, 4, 9, 10])
+    captured = plain.guided_by(None)
+    captured.evaluate = Captured(plain.denoiser, capture)
+    votes = {"smooth-or-featured_smooth": [0.9, 0.1, 0.5, 0.3], "smooth-or-featured_featured": [0.1, 0.9, 0.5, 0.7]}
+    for guide in (None, captured):
+        ways = (plain if guide is None else plain.guided_by(plain), captured.guided_by(guide))
+        one, other = (each.sample(votes, seed=3, index=index, guidance=2.0) for each in ways)
+        assert one.flux.tobytes() == other.flux.tobytes()
+    assert capture.recorded == 2  # of a unit, and of a unit twice
 
 
 @pytest.mark.gpu

@@ -211,7 +211,7 @@ class Cramped:
             self.changed.notify_all()
             if not full and not hasattr(self.thread, "known"):
                 self.thread.known = True
-                self.changed.wait_for(lambda: self.now > self.most, timeout=0.5)  # for the others of the crew
+                self.changed.wait_for(lambda: self.now > self.most, timeout=0.3)  # for the others of the crew
         try:
             if full:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.50 GiB. GPU 0 has a total capacity of 4 GiB.")
