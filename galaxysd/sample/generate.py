@@ -99,7 +99,7 @@ class Generator:
         return other
 
     def provenance(self, settings: Settings, seed: int) -> dict[str, Any]:
-        """What, with a condition and an index, names an image: model, sampler, guidance, precision, seed, and the build that drew it."""
+        """What, with a condition and an index, names an image: model, sampler, guidance, guide, precision, seed, and what drew it."""
         guide = {} if self.guide is None else {"guide": self.guide.config.name, "guide_sha256": self.guide.digest.sha256}
         return {
             "made_by": "galaxysd sample",
