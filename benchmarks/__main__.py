@@ -29,6 +29,10 @@ VERBS = {
     "finetune": ("benchmarks.finetune", "tune a model on a few galaxies of a new class, one setting changed at a time; and train anew"),
     "train": ("benchmarks.pace", "a whole train step beside plain modules, diffusers, and its convolutions alone; appends a row"),
     "sample": ("benchmarks.pace", "a sampled unit beside the same"),
+    "steps": (
+        "benchmarks.steps",
+        "what fewer evaluations cost a model: solvers, steps and guidance intervals; goes on where it stopped",
+    ),
     "card": ("benchmarks.card", "write the page of a model: data, command, time, scores, limits"),
     "tune": ("benchmarks.tune", "search the launch tables on this card"),
 }

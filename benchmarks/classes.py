@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks import rows
 from galaxysd import files
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--held-out-seed", type=int, default=20_000, help="their seed, which no training used (20000)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="render them once, by every core, into this folder")
     parser.add_argument("--guidance", type=float, help="another than the model's own")
+    parser.add_argument("--guide", metavar="MODEL2", help="a worse model to lead away from, instead of from no condition")
     parser.add_argument("--seed", type=int, default=0, help="seed of the generated galaxies (0)")
     parser.add_argument("--judge", default=JUDGE, help="a classifier (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (auto)")
@@ -59,13 +61,9 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(f"--n {args.n}, --held-out {args.held_out}: at least 1 galaxy of each")
     if args.out is not None:
         files.new_folder(args.out)  # said before anything is drawn
-    generator, judge = load(args.model, device=args.device), load_judge(args.judge)
+    generator, judge = load(args.model, device=args.device).guided_by(args.guide), load_judge(args.judge)
     settings = Settings.of(generator.config.sample, guidance=args.guidance)
-    unseen(generator, args.population, args.held_out_seed)
-    source = SimulatedSource(args.population, args.held_out_seed, 0, args.held_out, generator.frame.size)
-    comparable(generator.frame, source.frame, ("the model's galaxies", f"the population {args.population}"))
-    where = f"{args.population}-{args.held_out_seed}-{generator.frame.size}"
-    real = held_out(source if args.keep is None else rendered(source, args.keep / where), judge)
+    real = sky(generator, judge, args.population, args.held_out, args.held_out_seed, args.keep)
     began = time.monotonic()
     drawn = draw(generator, EVERY, args.n, args.seed, settings)
     seconds = time.monotonic() - began
@@ -83,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
             "steps": settings.steps,
             "guidance": settings.guidance,
             "interval": list(settings.interval),
+            **({} if generator.guide is None else {"guide_sha256": generator.guide.digest.sha256}),
         },
         "precision": generator.provenance(settings, args.seed)["precision"],
         "img_per_s": round(len(drawn) / seconds, 2),
@@ -94,6 +93,15 @@ def run(args: argparse.Namespace) -> int:
             files.commit_json(folder / "classes.json", found)
     print(json.dumps(found, indent=1, allow_nan=False) if args.json else "\n".join(words(found)))
     return 0
+
+
+def sky(generator: Generator, judge: Judge, population: str, n: int, seed: int, keep: Path | None) -> Described:
+    """Held-out simulated galaxies like the model's own, judged; rendered once into the folder `keep` where one is given."""
+    unseen(generator, population, seed)
+    source = SimulatedSource(population, seed, 0, n, generator.frame.size)
+    comparable(generator.frame, source.frame, ("the model's galaxies", f"the population {population}"))
+    where = f"{population}-{seed}-{generator.frame.size}"
+    return held_out(source if keep is None else rendered(source, keep / where), judge)
 
 
 def unseen(generator: Generator, population: str, seed: int) -> None:
@@ -177,6 +185,15 @@ def score(drawn: Described, real: Described, classes: list[str], n: int, seed: i
 
 def coverage(drawn: Described, real: Described, classes: list[str], n: int, seed: int) -> dict[str, Any] | None:
     """Of the classes that count and that both sides have; None with too few rows."""
+    both = sides(drawn, real, classes, n, seed)
+    if both is None:
+        return None
+    found = distances.beside(distances.density_coverage, *both, seed, splits=SPACE_SPLITS, most=distances.KNN_ROWS, worse=("low", "low"))
+    return found[1].to_json() if found else None
+
+
+def sides(drawn: Described, real: Described, classes: list[str], n: int, seed: int) -> tuple[Tensor, Tensor] | None:
+    """The judge's embedding of what was drawn and of held-out galaxies in that mix; None where they lack one of it."""
     own = real.schema.winners(real.counts)
     both = [name in conditional.CLASSES and int(own[:, real.schema.index(EVERY[name])].sum()) >= distances.LEAST for name in classes]
     pick = torch.tensor(both).repeat_interleave(n).nonzero().flatten()
@@ -190,11 +207,7 @@ def coverage(drawn: Described, real: Described, classes: list[str], n: int, seed
         drawn.pixels[pick], None, None,
     )  # fmt: skip
     mixed = conditional.same_mix(asked, real, seed)
-    if mixed is None:
-        return None
-    sides = drawn.embedding[pick], real.embedding[mixed]
-    found = distances.beside(distances.density_coverage, *sides, seed, splits=SPACE_SPLITS, most=distances.KNN_ROWS, worse=("low", "low"))
-    return found[1].to_json() if found else None
+    return None if mixed is None else (drawn.embedding[pick], real.embedding[mixed])
 
 
 def sheet(path: Path, drawn: Galaxies, stamps: Frame, n: int) -> None:
@@ -209,9 +222,10 @@ def sheet(path: Path, drawn: Galaxies, stamps: Frame, n: int) -> None:
 def words(found: dict[str, Any]) -> list[str]:
     """The figures to read: Markdown."""
     how, real = found["settings"], found["held_out"]
+    guide = f" away from the model {how['guide_sha256'][:12]}" if "guide_sha256" in how else ""
     lines = [
-        f"{found['n']} galaxies of each class by {found['model']} ({how['sampler']}, {how['steps']} steps, guidance {how['guidance']:g}, "
-        f"{found['precision']}), judged by {found['judge']} beside {real['n']} held-out galaxies of `{found['population']}` "
+        f"{found['n']} galaxies of each class by {found['model']} ({how['sampler']}, {how['steps']} steps, guidance {how['guidance']:g}"
+        f"{guide}, {found['precision']}), judged by {found['judge']} beside {real['n']} held-out galaxies of `{found['population']}` "
         f"(seed {real['seed']}, {real['size']} px). Square brackets are 95 % intervals.",
         "",
     ]

@@ -15,9 +15,9 @@ from galaxysd.config import Config
 from galaxysd.data import conditions
 from galaxysd.data.schema import schema
 from galaxysd.diffusion.denoiser import Denoiser, frozen, resolve_dtype, resolve_layout
-from galaxysd.diffusion.guidance import guided
+from galaxysd.diffusion.guidance import Guided
 from galaxysd.diffusion.loss import edm_loss
-from galaxysd.diffusion.samplers import SAMPLERS, levels
+from galaxysd.diffusion.samplers import levels, solve
 from galaxysd.model.layers import Attention, NormSiLU, laid_out
 from galaxysd.model.unet import UNet
 from galaxysd.train.step import Optimiser
@@ -93,8 +93,8 @@ def units(found: Mapping[str, Denoiser], config: Config, width: int, steps: int,
 
         @torch.inference_mode()
         def draw() -> torch.Tensor:
-            denoise = guided(still, features, config.sample.guidance, config.sample.interval)
-            return SAMPLERS[config.sample.sampler](denoise, start, sigmas)
+            denoise = Guided(still, features, config.sample.guidance, config.sample.interval)
+            return solve(config.sample.sampler, denoise, start, sigmas, denoise.acts)
 
         return draw
 

@@ -31,7 +31,7 @@ from galaxysd.kernels import launching
 from galaxysd.kernels.cases import CASES
 
 PRESET = "small-64"
-TESTS = ("tests/kernels", "tests/test_benchmarks_gpu.py")
+TESTS = ("tests/kernels", "tests/diffusion/test_captured.py", "tests/test_benchmarks_gpu.py")
 SANITIZERS = ("memcheck", "racecheck")
 
 

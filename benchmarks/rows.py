@@ -44,6 +44,10 @@ FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "arm": str, "change": str, "digest": str, "images": int, "named": dict, "config": dict, "img_per_s": (int, float),
         "frechet": dict, "coverage": dict, "nearest_over_apart": float, "copies": int, "mean_ratio": (int, float),
     },
+    "steps": {
+        "point": str, "digest": str, "model": str, "model_sha256": str, "settings": dict, "score": dict, "evaluations": int, "passes": int,
+        "img_per_s": (int, float), "mean_ratio": (int, float), "margin": (int, float), "classes": dict,
+    },
 }  # fmt: skip
 
 

@@ -53,7 +53,12 @@ def test_a_model_that_has_learned_nothing_is_measured_whole(model, tmp_path, cap
     assert main(["classes", str(model), *WORDS, "--keep", str(tmp_path / "sky"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["classes"] == found["classes"]
     assert (tmp_path / "sky" / "tutorial-20000-32" / "0000000000-128" / "manifest.json").exists()
+    assert main(["classes", str(model), *WORDS, "--guide", str(model), "--json"]) == 0
+    led = json.loads(capsys.readouterr().out)
+    assert led["settings"] == found["settings"] | {"guide_sha256": found["model_sha256"]}
+    assert f"guidance 2 away from the model {found['model_sha256'][:12]}, " in classes.words(led)[0]
     said = classes.words(found)
+    assert "away from" not in said[0]
     assert any(line.startswith("| face-on spiral | ") for line in said)
     assert any(line.startswith("| dust lane (reported) | ") for line in said)
 

@@ -1,7 +1,7 @@
 """Solvers of the probability-flow ODE dx/dsigma = (x - D(x; sigma)) / sigma, as free functions of a denoiser.
 
-Each takes `denoise(x, sigma)` with sigma a float, the starting noise x = sigma_max * n, and the noise levels from `levels` down to
-zero; and gives the image at zero.
+Each takes `denoise(x, sigma)` with sigma a float, x at the first of some falling noise levels, and gives the image at the last. `solve`
+runs one over all of them, afresh wherever the denoiser becomes another.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from galaxysd.config import DiffusionConfig
 
 Denoise = Callable[[Tensor, float], Tensor]
 Sampler = Callable[[Denoise, Tensor, Sequence[float]], Tensor]
+Branch = Callable[[float], object]
 
 
 def levels(config: DiffusionConfig, steps: int) -> list[float]:
@@ -23,6 +24,26 @@ def levels(config: DiffusionConfig, steps: int) -> list[float]:
     low, high = config.sigma_min ** (1 / config.rho), config.sigma_max ** (1 / config.rho)
     ramp = [(high + (i / max(steps - 1, 1)) * (low - high)) ** config.rho for i in range(steps)]
     return [*ramp, 0.0]
+
+
+def solve(sampler: str, denoise: Denoise, x: Tensor, sigmas: Sequence[float], branch: Branch) -> Tensor:
+    """The image at the last level, from x at the first; `branch(sigma)` names the denoiser that answers at a level.
+
+    A solver that remembers earlier answers extrapolates them: across a change of denoiser that is wrong, so none sees past it.
+    """
+    for part in stretches(sigmas, branch):
+        x = SAMPLERS[sampler](denoise, x, part)
+    return x
+
+
+def stretches(sigmas: Sequence[float], branch: Branch) -> list[list[float]]:
+    """The levels, cut where the branch changes: each part begins at the level where the one before it ends."""
+    parts = [[sigmas[0]]]
+    for before, now in pairwise(sigmas):
+        parts[-1].append(now)
+        if now > 0 and branch(now) != branch(before):
+            parts.append([now])
+    return [part for part in parts if len(part) > 1]
 
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor:

@@ -78,6 +78,7 @@ def recipe(galaxies: Galaxies, frame: Frame, provenance: Mapping[str, Any]) -> s
         return ""
     names = ("sampler", "steps", "guidance", "interval")
     settings = [f"{name}={_literal(provenance[name])}" for name in names if name in provenance]
+    guide = f'    guide="GUIDE",  # the model of SHA-256 {str(provenance["guide_sha256"])[:12]}\n' if "guide_sha256" in provenance else ""
     return (
         "import galaxysd\n"
         "from galaxysd.data import conditions, readers\n"
@@ -85,6 +86,7 @@ def recipe(galaxies: Galaxies, frame: Frame, provenance: Mapping[str, Any]) -> s
         "pick = (rows.index == INDEX).nonzero()[:, 0]\n"
         f'galaxysd.load("MODEL").sample(  # the model of SHA-256 {str(provenance.get("model_sha256", "unknown"))[:12]}\n'
         f"    conditions.asked(rows).rows(pick), index=rows.index[pick],\n"
+        f"{guide}"
         f"    {', '.join([f'seed={seed}', *settings])})"
     )
 

@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--guidance", type=float, help="1 is none")
     parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="noise levels between which guidance acts")
+    parser.add_argument(
+        "--guide", metavar="MODEL2", help="lead away from this smaller or earlier model, instead of from no condition (autoguidance)"
+    )
     parser.add_argument("--batch", type=int, default=64, help="galaxies in flight; changes no byte (%(default)s)")
     parser.add_argument("--workers", type=int, help="threads, each drawing whole units; changes no byte (all cores)")
     parser.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
@@ -59,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     if args.n is not None and args.n < 1:
         raise GalaxySDError(f"--n {args.n}: give at least 1")
     out, png = (named(args), True) if args.out is None else (args.out, args.png)
-    generator = load(args.model, dtype=args.dtype, device=args.device)
+    generator = load(args.model, dtype=args.dtype, device=args.device).guided_by(args.guide)
     rows, filled = _asked(args, generator)
     for line in filled:
         print(line)
@@ -102,9 +105,10 @@ def draw_set(
     index = torch.arange(first, first + len(rows))
     with StopSignals() as stop, shards.SetWriter(out, generator.frame, provenance, shard_rows) as writer:
         done = writer.done()
-        with Progress("sample", total=len(rows), unit="img") as progress:
-            for number, start in enumerate(range(0, len(rows), shard_rows)):
-                pick = torch.arange(start, min(start + shard_rows, len(rows)))
+        picks = list(torch.arange(len(rows)).split(shard_rows))
+        there = sum(len(pick) for number, pick in enumerate(picks) if number in done)  # counts as done, not as speed
+        with Progress("sample", total=len(rows), done=there, unit="img") as progress:
+            for number, pick in enumerate(picks):
                 if number not in done:
                     parts: list[Galaxies] = []
                     for part in generator.draw(rows.rows(pick), index[pick], seed, settings, batch, workers):
@@ -113,8 +117,6 @@ def draw_set(
                         if stop.requested:
                             raise Stopped(f"{out}: stopped by {stop.reason} before shard {number} was whole; the same command goes on")
                     writer.write(number, Galaxies.joined(parts))
-                else:
-                    progress.update(len(pick))
         writer.finish()
     holds = ["a set"]
     if png or fits:

@@ -1,20 +1,21 @@
 """A trained model ready to draw from, and the fixed units of work that make image i the same bytes every time.
 
 Galaxy i always stands at slot i mod U of unit i div U, whatever else is asked for: absent neighbours are padded. A unit is computed
-by one thread, so neither the batch size nor the number of workers nor a restart can change a byte; its noise is keyed by (seed, i).
+by one thread, so neither the batch size nor the number of workers nor memory nor a restart can change a byte; its noise is keyed by
+(seed, i).
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import platform
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -24,14 +25,19 @@ from galaxysd.config import SampleConfig
 from galaxysd.data import conditions
 from galaxysd.data.conditions import Conditions
 from galaxysd.data.galaxies import NUMERIC, Galaxies
+from galaxysd.diffusion.captured import Captured
 from galaxysd.diffusion.denoiser import Denoiser, frozen, resolve_device, resolve_dtype, resolve_layout
-from galaxysd.diffusion.guidance import guided
-from galaxysd.diffusion.samplers import SAMPLERS, levels
+from galaxysd.diffusion.guidance import Evaluate, Guided
+from galaxysd.diffusion.samplers import SAMPLERS, levels, solve
 from galaxysd.errors import BadInput, GalaxySDError, nearest
 from galaxysd.model.described import described
 from galaxysd.model.unet import UNet
 from galaxysd.sample.batch import GalaxyBatch
 from galaxysd.sample.requests import requested
+from galaxysd.sample.units import together
+
+PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+SAMPLED = ("sigma_data", "sigma_min", "sigma_max", "rho")  # of the diffusion settings, those that drawing depends on
 
 
 @dataclass(frozen=True)
@@ -74,13 +80,32 @@ class Generator:
         model = Denoiser(net, self.config.diffusion, resolved)
         model.layout = resolve_layout("auto", self.device, resolved)
         self.denoiser = frozen(model).to(self.device)
+        self.evaluate: Evaluate = Captured(self.denoiser) if self.device.type == "cuda" else self.denoiser
+        self.guide: Generator | None = None
+        self.fits: int | None = None  # units at once, where memory has run out with more
+
+    def guided_by(self, guide: Generator | str | Path | None) -> Self:
+        """The same model, led away from `guide`, a smaller or earlier one, instead of from its own answer to no condition.
+
+        Both answer to the same features and noise levels in the same model space, so what these follow from must agree. The laws of
+        noise they were trained under may differ. A guide given by where it lies is loaded in this one's precision, onto its device.
+        """
+        if guide is not None and not isinstance(guide, Generator):
+            guide = load(guide, dtype=PRECISIONS[self.denoiser.dtype], device=self.device)
+        if guide is not None:
+            guidable(self, guide)
+        other = copy.copy(self)
+        other.guide = guide
+        return other
 
     def provenance(self, settings: Settings, seed: int) -> dict[str, Any]:
-        """What, with a condition and an index, names an image: model, sampler, guidance, precision, seed, and the build that drew it."""
+        """What, with a condition and an index, names an image: model, sampler, guidance, guide, precision, seed, and what drew it."""
+        guide = {} if self.guide is None else {"guide": self.guide.config.name, "guide_sha256": self.guide.digest.sha256}
         return {
             "made_by": "galaxysd sample",
             "model": self.config.name,
             "model_sha256": self.digest.sha256,
+            **guide,
             "sampler": settings.sampler,
             "steps": settings.steps,
             "guidance": settings.guidance,
@@ -120,14 +145,24 @@ class Generator:
         numbers = list(units)
         at_once = max(1, batch // size)
         threads = torch.get_num_threads()
+        # Threads of a GPU would wait for one another: its units go one after the other unless told otherwise.
+        crew = workers or (threads if self.device.type == "cpu" else 1)
+        crew = crew if self.fits is None else min(crew, self.fits)
+
+        def drawn(unit: tuple[int, int]) -> Tensor:
+            return self._unit(unit[0], units[unit], index, features, seed, settings)
+
+        def name(unit: tuple[int, int]) -> str:
+            return f"{self.path}: unit {unit[0]} (galaxies {unit[0] * size} to {(unit[0] + 1) * size - 1})"
+
         torch.set_num_threads(1)
         try:
-            with ThreadPoolExecutor(workers or (threads if self.device.type == "cpu" else 1)) as pool:
-                for first in range(0, len(numbers), at_once):
-                    group = numbers[first : first + at_once]
-                    drawn = list(pool.map(lambda u: self._unit(u[0], units[u], index, features, seed, settings), group))
-                    rows = torch.tensor([row for unit in group for row in units[unit]])
-                    yield rows, torch.cat(drawn)
+            for first in range(0, len(numbers), at_once):
+                group = numbers[first : first + at_once]
+                images, fit = together(drawn, group, crew, name)
+                if fit < crew:
+                    crew = self.fits = fit
+                yield torch.tensor([row for unit in group for row in units[unit]]), torch.cat(images)
         finally:
             torch.set_num_threads(threads)
 
@@ -139,8 +174,9 @@ class Generator:
         sigmas = levels(self.config.diffusion, settings.steps)
         shape = (len(frame.bands), frame.size, frame.size)
         noise = seeds.normal(seed, "sample", range(unit * size, (unit + 1) * size), shape).to(self.device)
-        denoise = guided(self.denoiser, padded, settings.guidance, settings.interval)
-        x = SAMPLERS[settings.sampler](denoise, noise * sigmas[0], sigmas)
+        guide = None if self.guide is None else self.guide.evaluate
+        denoise = Guided(self.evaluate, padded, settings.guidance, settings.interval, guide)
+        x = solve(settings.sampler, denoise, noise * sigmas[0], sigmas, denoise.acts)
         images = self.stretch.inverse(x.cpu()[slots])
         if not bool(torch.isfinite(x).all() and torch.isfinite(images).all()):
             raise BadInput(
@@ -170,14 +206,17 @@ class Generator:
         seed: int = 0,
         voters: int = 40,
         index: Tensor | None = None,
+        guide: Generator | str | Path | None = None,
         **changes: Any,
     ) -> GalaxyBatch:
         """Draws galaxies and gives them as a batch.
 
         `asked` is votes ("has-spiral-arms_yes=0.9"), answers ("barred spiral, 2 arms"), a table with vote or numeric columns (a
         mapping, pyarrow, astropy or pandas table: one galaxy a row), `Conditions`, or None for whatever the model likes. `changes`
-        are sampler, steps, guidance and interval.
+        are sampler, steps, guidance and interval; `guide` is a model to be led away from (`guided_by`), or where one lies.
         """
+        if guide is not None:
+            return self.guided_by(guide).sample(asked, n, seed=seed, voters=voters, index=index, **changes)
         wanted, _ = requested(asked, n, voters, self.schema)
         if index is None:
             index = torch.arange(len(wanted.counts))
@@ -187,6 +226,23 @@ class Generator:
         rows, images = (torch.cat(parts) for parts in zip(*self._drawn(wanted, index, seed, settings, 64, None), strict=True))
         galaxies = self._galaxies(images[rows.argsort()], wanted, index, seed)
         return GalaxyBatch(galaxies, self.frame, self.provenance(settings, seed))
+
+
+def guidable(model: Generator, guide: Generator) -> None:
+    """Refuses a guide whose answers mean something else than the model's."""
+    trained, loaded = "guide with a smaller or an earlier model that was trained like this one", "load both alike"
+    pairs: list[tuple[str, Any, Any, str]] = []
+    for what in ("frame", "stretch"):
+        mine, theirs = getattr(model, what), getattr(guide, what)
+        pairs += [(f"{what}.{each.name}", getattr(mine, each.name), getattr(theirs, each.name), trained) for each in fields(mine)]
+    for name in SAMPLED:
+        pairs.append((f"diffusion.{name}", getattr(model.config.diffusion, name), getattr(guide.config.diffusion, name), trained))
+    pairs.append(("condition.schema", model.config.condition.schema, guide.config.condition.schema, trained))
+    pairs.append(("precision", PRECISIONS[model.denoiser.dtype], PRECISIONS[guide.denoiser.dtype], loaded))
+    pairs.append(("device", model.device, guide.device, loaded))
+    for name, one, other, advice in pairs:
+        if one != other:
+            raise BadInput(f"guide {guide.path}: {name} is {other}, that of {model.path} is {one}; {advice}")
 
 
 def load(model: str | Path, *, dtype: str = "auto", device: str | torch.device = "auto") -> Generator:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from galaxysd.config import DiffusionConfig
-from galaxysd.diffusion.guidance import guided
-from galaxysd.diffusion.samplers import EVALUATIONS, SAMPLERS, levels
+from galaxysd.diffusion.guidance import Guided
+from galaxysd.diffusion.samplers import EVALUATIONS, SAMPLERS, levels, solve, stretches
 
 SPREAD = 0.5
 
@@ -80,8 +80,58 @@ class Answers:
 
 def test_guidance_acts_inside_its_interval_only():
     net, x = Answers(), torch.zeros(3, 1, 2, 2)
-    denoise = guided(net, torch.ones(3, 4), strength=3.0, interval=(0.1, 10.0))
+    denoise = Guided(net, torch.ones(3, 4), strength=3.0, interval=(0.1, 10.0))
     assert float(denoise(x, 1.0).mean()) == pytest.approx(1 + 3.0)  # 1 + (2 - 1) * 3
     assert float(denoise(x, 20.0).mean()) == pytest.approx(2)
     assert float(denoise(x, 0.05).mean()) == pytest.approx(2)
     assert net.batches == [6, 3, 3]
+
+
+class Bent:
+    """A denoiser whose answer to a condition and to none differ at every level."""
+
+    def __call__(self, x, sigma, features):
+        return x * (0.2 + 0.1 * features.mean(1)[:, None, None, None]) / (1 + sigma[:, None, None, None])
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("interval", [(1.0, 100.0), (0.0, 1.0), (0.3, 3.0)])
+def test_after_an_edge_of_guidance_the_way_is_that_of_a_fresh_start(name, interval):
+    sigmas = levels(DiffusionConfig(), 12)
+    denoise = Guided(Bent(), torch.ones(2, 3), 4.0, interval)
+    x = torch.linspace(-3.0, 3.0, 8).reshape(2, 1, 2, 2) * sigmas[0]
+    whole = solve(name, denoise, x, sigmas, denoise.acts)
+    parts = stretches(sigmas, denoise.acts)
+    assert [len({denoise.acts(sigma) for sigma in part[:-1]}) for part in parts] == [1] * len(parts)
+    assert [*(level for part in parts for level in part[:-1]), 0.0] == sigmas
+    assert len(parts) == 2 + (interval == (0.3, 3.0))
+    for part in parts:
+        x = SAMPLERS[name](denoise, x, part)
+    assert torch.equal(x, whole)
+    blind = SAMPLERS[name](denoise, torch.linspace(-3.0, 3.0, 8).reshape(2, 1, 2, 2) * sigmas[0], sigmas)
+    assert torch.equal(blind, whole) == (name != "dpmpp_2m")  # the others remember nothing
+
+
+@pytest.mark.parametrize(("cut", "low", "high"), [(True, 3.3, 5.0), (False, 1.5, 2.6)])
+def test_second_order_holds_across_an_edge_only_where_history_is_dropped(cut, low, high):
+    """Data of one spread above an edge and of another below: the way is known exactly, and the edge stands on a level of every grid."""
+    config, spreads = DiffusionConfig(), (2.0, 0.3)
+    edge = levels(config, 65)[32]
+
+    def above(sigma: float) -> bool:
+        return sigma > edge * (1 + 1e-9)
+
+    def denoise(x, sigma):
+        s = spreads[0] if above(sigma) else spreads[1]
+        return x * s**2 / (s**2 + sigma**2)
+
+    def error(steps: int) -> float:
+        sigmas = levels(config, steps)[:-1]
+        x = solve("dpmpp_2m", denoise, torch.ones(1, 1, 1, 1, dtype=torch.float64), sigmas, above if cut else lambda sigma: None)
+        exact = 1.0
+        for s, start, end in ((spreads[0], sigmas[0], edge), (spreads[1], edge, sigmas[-1])):
+            exact *= math.sqrt((s**2 + end**2) / (s**2 + start**2))
+        return abs(float(x) / exact - 1)
+
+    ratios = [error(65 + 64 * k) / error(129 + 128 * k) for k in (0, 1)]
+    assert all(low < ratio < high for ratio in ratios), ratios

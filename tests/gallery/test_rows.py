@@ -101,8 +101,11 @@ def test_the_recipe_of_a_simulated_galaxy_makes_its_very_bytes(tmp_path: Path, m
     assert torch.equal(again.images[0], batch.images[37])
 
 
-def test_the_recipe_of_a_generated_galaxy_names_every_setting(galaxies: Callable[..., Galaxies], frame: Frame) -> None:
-    provenance = {"seed": 5, "model_sha256": "ab" * 32, "sampler": "heun", "steps": 9, "guidance": 1.5, "interval": [0.2, 5.0]}
+@pytest.mark.parametrize("guide", [{}, {"guide_sha256": "cd" * 32}])
+def test_the_recipe_of_a_generated_galaxy_names_every_setting(
+    galaxies: Callable[..., Galaxies], frame: Frame, guide: dict[str, str]
+) -> None:
+    provenance = {"seed": 5, "model_sha256": "ab" * 32, "sampler": "heun", "steps": 9, "guidance": 1.5, "interval": [0.2, 5.0], **guide}
     tree = ast.parse(rows.recipe(galaxies(1, generated=True), frame, provenance).replace("INDEX", "3"))
     last = tree.body[-1]
     assert isinstance(last, ast.Expr)
@@ -110,7 +113,7 @@ def test_the_recipe_of_a_generated_galaxy_names_every_setting(galaxies: Callable
     keywords = {word.arg: ast.unparse(word.value) for word in last.value.keywords}
     settings = {name: keywords.pop(name) for name in (field.name for field in dataclasses.fields(Settings))}
     assert settings == {"sampler": "'heun'", "steps": "9", "guidance": "1.5", "interval": "(0.2, 5.0)"}
-    assert keywords == {"index": "rows.index[pick]", "seed": "5"}
+    assert keywords == {"index": "rows.index[pick]", "seed": "5"} | ({"guide": "'GUIDE'"} if guide else {})
 
 
 def test_no_recipe_is_better_than_a_wrong_one(galaxies: Callable[..., Galaxies], frame: Frame) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+import galaxysd
 from galaxysd.cli import main
 from galaxysd.data import readers
+from galaxysd.runlog import Progress
+from galaxysd.sample import command
 from tests import tiny
 
 
@@ -87,8 +91,6 @@ def test_png_and_fits_stand_beside_the_set(run: Path, tmp_path: Path, capsys):
 def test_bad_requests_exit_2_with_one_line(run: Path, tmp_path: Path, capsys, words, said):
     capsys.readouterr()
     assert main(["sample", str(run), *words, "--out", str(tmp_path / "set")]) == 2
-    import re
-
     error = capsys.readouterr().err
     assert re.search(said, error)
     assert error.count("\n") == 1
@@ -107,3 +109,36 @@ def test_without_a_folder_galaxies_go_to_one_named_after_them(run: Path, tmp_pat
     assert (out / "grid.png").read_bytes() == before
     assert main([*words, "--guidance", "3.5"]) == 3
     assert "holds another set" in capsys.readouterr().err
+
+
+def test_a_guide_is_named_in_what_it_led(run: Path, tmp_path: Path, capsys):
+    earlier = tmp_path / "earlier"
+    tiny.run(earlier, "train.steps=2")
+    words = ["sample", str(run), "--n", "3", "--guidance", "2", "--seed", "4"]
+    assert main([*words, "--guide", str(earlier), "--out", str(tmp_path / "led")]) == 0
+    assert main([*words, "--out", str(tmp_path / "own")]) == 0
+    led, own = (readers.open_set(tmp_path / name) for name in ("led", "own"))
+    assert led.provenance["guide_sha256"] == galaxysd.load(earlier).digest.sha256
+    assert "guide_sha256" not in own.provenance
+    assert not torch.equal(led.read().images, own.read().images)
+    assert led.read().ids == own.read().ids
+    assert main([*words, "--guide", str(run), "--out", str(tmp_path / "led")]) == 3  # another set
+    other = tmp_path / "other"
+    tiny.run(other, "train.steps=2", "diffusion.sigma_max=40.0")
+    capsys.readouterr()
+    assert main([*words, "--guide", str(other), "--out", str(tmp_path / "set")]) == 2
+    assert "diffusion.sigma_max is 40.0, that of " in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
+def test_it_says_how_fast_it_is_and_what_was_there_is_no_speed(run: Path, tmp_path: Path, capsys, monkeypatch):
+    """Off a terminal a line a minute, here after every unit, and one at the end."""
+    monkeypatch.setattr(command, "Progress", lambda label, **words: Progress(label, every=0.0, **words))
+    words = ["sample", str(run), "--n", "24", "--batch", "4", "--shard-rows", "8", "--out", str(tmp_path / "set")]
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"sample: 12 of 24 img \(50%\), [\d.e+,]+ img/s, \d+ s left", said)
+    assert re.search(r"sample: 24 img after \d+ s, [\d.e+,]+ img/s", said)
+    (tmp_path / "set/manifest.json").unlink()
+    assert main(words) == 0
+    assert re.search(r"sample: 24 img after \d+ s, 0 img/s", capsys.readouterr().err)

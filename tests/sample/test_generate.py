@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import galaxysd
-from galaxysd.data import readers
-from galaxysd.errors import BadInput, GalaxySDError
+from galaxysd.data import conditions, readers
+from galaxysd.errors import BadInput, GalaxySDError, Unavailable
+from galaxysd.model.layers import Conv, Linear
 from galaxysd.sample.command import draw_set
 from galaxysd.sample.generate import Settings
 from galaxysd.sample.requests import requested
@@ -191,3 +195,139 @@ def test_neighbours_that_nobody_asked_for_do_not_leak_into_an_image(generator):
     assert alone == {6: whole[6]}
     unit = generator.config.sample.unit
     assert set(shapes) <= {unit, 2 * unit}
+
+
+class Cramped:
+    """The denoiser in memory that holds so many units at once: the call of one more raises what CUDA raises."""
+
+    def __init__(self, denoiser, most: int) -> None:
+        self.denoiser, self.most, self.now = denoiser, most, 0
+        self.changed, self.thread = threading.Condition(), threading.local()
+
+    def __call__(self, x, sigma, features):
+        with self.changed:
+            self.now += 1
+            full = self.now > self.most
+            self.changed.notify_all()
+            if not full and not hasattr(self.thread, "known"):
+                self.thread.known = True
+                self.changed.wait_for(lambda: self.now > self.most, timeout=0.3)  # for the others of the crew
+        try:
+            if full:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.50 GiB. GPU 0 has a total capacity of 4 GiB.")
+            return self.denoiser(x, sigma, features)
+        finally:
+            with self.changed:
+                self.now -= 1
+
+
+def test_fewer_units_at_once_where_memory_runs_out_and_the_same_bytes(generator, capsys):
+    rows = requested("smooth", 16, 40, generator.schema)[0]
+    whole = draw(generator, rows, torch.arange(16), workers=4)
+    capsys.readouterr()
+    cramped = generator.guided_by(None)  # a copy
+    cramped.evaluate = Cramped(generator.denoiser, 1)
+    assert draw(cramped, rows, torch.arange(16), workers=4) == whole
+    assert "out of memory with 4 units at once (asked for 3.50 GiB); 2 from here on, to the same bytes" in capsys.readouterr().err
+    assert cramped.fits == 1
+    assert draw(cramped, rows, torch.arange(16), workers=4) == whole
+    assert capsys.readouterr().err == ""  # it is known by now
+    assert generator.fits is None
+
+
+def test_a_unit_too_large_for_memory_is_said(generator):
+    cramped = generator.guided_by(None)
+    cramped.evaluate = Cramped(generator.denoiser, 0)
+    with pytest.raises(Unavailable, match=r"unit 2 \(galaxies 8 to 11\): does not fit in memory by itself \(asked for 3.50 GiB\); free"):
+        cramped.sample("smooth", index=torch.tensor([9]))
+
+
+@pytest.fixture(scope="module")
+def guide(tmp_path_factory):
+    """A smaller and worse model of the same galaxies."""
+    out = tmp_path_factory.mktemp("guide") / "run"
+    tiny.run(out, "train.steps=20", "train.learning_rate=5e-3", "model.channels=[8,8]")
+    return galaxysd.load(out, dtype="fp32")
+
+
+def test_a_guide_leads_away_from_itself(generator, guide):
+    asked = {"seed": 3, "guidance": 2.0}
+    led = generator.sample("smooth", 5, guide=guide, **asked)
+    assert led.flux.tobytes() != generator.sample("smooth", 5, **asked).flux.tobytes()
+    assert led.flux.tobytes() == generator.sample("smooth", 5, guide=str(guide.path), **asked).flux.tobytes()
+    assert led.provenance["guide_sha256"] == guide.digest.sha256
+    assert led.provenance["model_sha256"] == generator.digest.sha256
+    assert "guide_sha256" not in generator.sample("smooth", 1).provenance
+    # What a guide of no difference leads away from is the model's own answer: the conditional model, to rounding.
+    plain = generator.sample("smooth", 5, seed=3, guidance=1.0)
+    own = generator.sample("smooth", 5, guide=generator, **asked)
+    assert np.allclose(own.flux, plain.flux, rtol=1e-4, atol=1e-4)
+
+
+def test_bytes_under_a_guide_are_those_of_any_batch_and_workers(generator, guide):
+    led = generator.guided_by(guide)
+    rows = requested("smooth", 9, 40, led.schema)[0]
+    whole = draw(led, rows, torch.arange(9))
+    assert draw(led, rows, torch.arange(9), batch=1, workers=1) == whole
+    assert draw(led, rows, torch.arange(9), workers=3) == whole
+
+
+def test_at_strength_one_no_guide_is_asked(generator, guide):
+    def never(x, sigma, features):
+        raise AssertionError("the guide was asked")
+
+    silent = guide.guided_by(None)
+    silent.evaluate = never
+    plain = generator.sample("smooth", 2, seed=3, guidance=1.0)
+    assert generator.sample("smooth", 2, seed=3, guidance=1.0, guide=silent).flux.tobytes() == plain.flux.tobytes()
+    with pytest.raises(AssertionError, match="the guide was asked"):
+        generator.sample("smooth", 2, seed=3, guidance=1.5, guide=silent)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("frame", {"pixel_scale": 0.262}, r"frame.pixel_scale is 0.262, that of .* is 1.0; guide with a smaller or an earlier model"),
+        ("stretch", {"gain": (1.0, 2.0, 3.0)}, r"stretch.gain is \(1.0, 2.0, 3.0\), that of .* is \("),
+        ("diffusion", {"sigma_data": 0.7}, r"diffusion.sigma_data is 0.7, that of .* is 0.5"),
+        ("condition", {"schema": "mine"}, r"condition.schema is mine, that of .* is gz2"),
+    ],
+)
+def test_a_guide_of_other_galaxies_is_refused(generator, guide, part, change, words):
+    other = guide.guided_by(None)
+    if part in ("frame", "stretch"):
+        setattr(other, part, replace(getattr(guide, part), **change))
+    else:
+        other.config = replace(guide.config, **{part: replace(getattr(guide.config, part), **change)})
+    with pytest.raises(BadInput, match=f"guide .*: {words}"):
+        generator.guided_by(other)
+
+
+def test_a_guide_in_another_precision_is_refused_and_one_of_another_law_of_noise_is_not(generator, guide):
+    with pytest.raises(BadInput, match=r"precision is bf16, that of .* is fp32; load both alike"):
+        generator.sample("smooth", 1, guide=galaxysd.load(guide.path, dtype="bf16"))
+    other = guide.guided_by(None)
+    other.config = replace(guide.config, diffusion=replace(guide.config.diffusion, p_mean=-1.2))
+    assert generator.guided_by(other).guide is other
+
+
+def test_weights_are_cast_once(generator):
+    """One frozen copy in the network's precision: no call casts a weight of a convolution or a linear layer."""
+    model = galaxysd.load(generator.path, dtype="bf16")
+    weights = {t.data_ptr() for m in model.denoiser.net.modules() if isinstance(m, (Conv, Linear)) for t in (m.weight, m.bias)}
+    assert all(m.weight.dtype is torch.bfloat16 for m in model.denoiser.net.modules() if isinstance(m, (Conv, Linear)))
+    assert all(parameter.dtype is torch.float32 for parameter in generator.denoiser.parameters())
+
+    class Casts(TorchDispatchMode):
+        found = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in weights:
+                Casts.found += 1
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Casts():
+        model.denoiser(torch.zeros(4, 3, 8, 8), torch.ones(4), torch.zeros(4, conditions.width(model.schema)))
+        assert Casts.found == 0
+        model.denoiser.net.stem(torch.zeros(1, 16, 4, 4))  # and this is one
+    assert Casts.found == 2
