@@ -90,6 +90,7 @@ class TrainConfig:
     dtype: str = "auto"  # auto, bf16, fp32
     layout: str = "auto"  # auto, nhwc, nchw
     threads: int = 0  # CPU threads; 0 means as many as torch would take
+    accumulate: int = 1  # parts a rank computes a step in, to save memory
     flips: bool = True  # random symmetry of the square, and no more than a mirror when the population is pose-aligned
     aligned: bool = False
 
@@ -118,7 +119,10 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        if self.train.accumulate == 1:  # said only where it is used: what was written before it could be set stays the same
+            del values["train"]["accumulate"]
+        return values
 
 
 def presets() -> list[str]:
@@ -191,8 +195,9 @@ def check(config: Config) -> None:
                 f"model.channels: {width} at map side {side} has attention but is not a multiple of model.head_width ({model.head_width})"
             )
     train, diffusion, sample, condition = config.train, config.diffusion, config.sample, config.condition
-    if train.batch < 1:
-        raise GalaxySDError(f"train.batch: {train.batch}; must be at least 1")
+    for name in ("batch", "accumulate"):
+        if getattr(train, name) < 1:
+            raise GalaxySDError(f"train.{name}: {getattr(train, name)}; must be at least 1")
     for name in ("dtype", "layout"):
         allowed = {"dtype": ("auto", "bf16", "fp32"), "layout": ("auto", "nhwc", "nchw")}[name]
         if getattr(train, name) not in allowed:

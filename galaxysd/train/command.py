@@ -15,6 +15,7 @@ from galaxysd.data import readers, transforms
 from galaxysd.data.mixed import Mixed
 from galaxysd.data.readers import Source
 from galaxysd.diffusion.denoiser import resolve_device
+from galaxysd.distributed import ALONE, Ranks, ranks
 from galaxysd.errors import GalaxySDError
 from galaxysd.runlog import StopSignals
 from galaxysd.train import grid, plan, ship
@@ -58,19 +59,30 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    config, device = resolve(args), resolve_device(args.device)
-    if args.dry_run:
-        found = plan.plan(config, device)
-        print(json.dumps({"plan": found, "config": config.to_json()}, indent=1) if args.json else f"{plan.words(found)}\n\n{_toml(config)}")
-        return
-    ship.check(args.ship)
-    piece, out = piece_of(args), require_out(args)
-    source = open_source(args, config, piece)
-    task = DenoiseTask(config, source.frame, fit_stretch(source, config), device)
-    with StopSignals() as stop:
-        result = train(task, source, out, stop, after=lambda folder, step: grid.write(out, folder, step), piece=piece)
-    shipped = None if args.ship is None else ship.ship(args.ship, result, args.words)
-    report(result, args.json, shipped)
+    with ranks(args.device) as group:
+        config, device = group.together(lambda: (resolve(args), resolve_device(args.device)))
+        if args.dry_run:
+            group.first(lambda: _dry_run(config, device, args.json))
+            return
+        piece, out = prepared(args, group)
+        source = open_source(args, config, piece, group)
+        task = group.together(lambda: DenoiseTask(config, source.frame, fit_stretch(source, config), device))
+        with StopSignals(quiet=not group.leads) as stop:
+            result = train(task, source, out, stop, after=lambda folder, step: grid.write(out, folder, step), piece=piece, ranks=group)
+        if group.leads:
+            shipped = None if args.ship is None else ship.ship(args.ship, result, args.words)
+            report(result, args.json, shipped)
+
+
+def _dry_run(config: Config, device: torch.device, as_json: bool) -> None:
+    found = plan.plan(config, device)
+    print(json.dumps({"plan": found, "config": config.to_json()}, indent=1) if as_json else f"{plan.words(found)}\n\n{_toml(config)}")
+
+
+def prepared(args: argparse.Namespace, group: Ranks) -> tuple[Piece, Path]:
+    """This call's share of the run, which begins now, and its folder; what could be refused after hours is refused here."""
+    group.first(lambda: ship.check(args.ship))
+    return group.together(lambda: (Piece(args.piece), require_out(args)))
 
 
 def resolve(args: argparse.Namespace) -> Config:
@@ -82,8 +94,12 @@ def resolve(args: argparse.Namespace) -> Config:
     return config
 
 
-def open_source(args: argparse.Namespace, config: Config, piece: Piece | None = None) -> Source:
-    """The galaxies to train on."""
+def open_source(args: argparse.Namespace, config: Config, piece: Piece | None = None, group: Ranks = ALONE) -> Source:
+    """The galaxies to train on; what is to be kept is rendered by the first rank, and the others wait for it."""
+    return group.in_turn(lambda: _open_source(args, config, piece, group.leads))
+
+
+def _open_source(args: argparse.Namespace, config: Config, piece: Piece | None, render: bool) -> Source:
     if args.keep is not None and args.simulate is None:
         raise GalaxySDError(f"--keep {args.keep}: keeps what --simulate renders, and nothing is simulated; leave it out")
     if args.data is not None:
@@ -102,13 +118,8 @@ def open_source(args: argparse.Namespace, config: Config, piece: Piece | None = 
             continue
         from galaxysd.train.render import rendered
 
-        sources.append(rendered(source, args.keep / f"{name}-{args.data_seed}-{config.model.image_size}", piece))
+        sources.append(rendered(source, args.keep / f"{name}-{args.data_seed}-{config.model.image_size}", piece, render))
     return sources[0] if len(sources) == 1 else Mixed(sources)
-
-
-def piece_of(args: argparse.Namespace) -> Piece:
-    """This call's share of the run, which begins now."""
-    return Piece(args.piece)
 
 
 def populations(args: argparse.Namespace) -> list[str]:

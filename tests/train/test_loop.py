@@ -153,8 +153,8 @@ def test_of_two_trainers_one_proceeds(tmp_path: Path):
 def test_a_number_that_is_none_stops_before_the_weights(tmp_path: Path, monkeypatch, what: str):
     out, loss = tmp_path / "run", tiny.DenoiseTask.loss
 
-    def poisoned(self, net, layout, galaxies, step):
-        value = loss(self, net, layout, galaxies, step)
+    def poisoned(self, net, layout, galaxies, step, share):
+        value = loss(self, net, layout, galaxies, step, share)
         if step != 7:
             return value
         return value * float("nan") if what == "loss" else value + (next(net.parameters()).sum() * 0).sqrt()
