@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import inspect
 import json
 import os
 import time
@@ -27,6 +28,10 @@ T = TypeVar("T")
 
 STEP_LIMIT = datetime.timedelta(minutes=10)  # a rank that neither dies nor answers for so long ends the others
 WAIT_LIMIT = datetime.timedelta(days=7)  # the first rank may render, save and draw as long as it lives
+# Our buffers are constants. torch 2.13 gave the option its second name.
+SYNC_BUFFERS = next(
+    name for name in ("forward_sync_buffers", "broadcast_buffers") if name in inspect.signature(DistributedDataParallel).parameters
+)
 KINDS = {kind.exit_code: kind for kind in (GalaxySDError, Mismatch, Unavailable, Stopped)}
 
 
@@ -200,7 +205,7 @@ class Group(Ranks):
 
     def learner(self, net: nn.Module) -> nn.Module:
         with self._talking():
-            return DistributedDataParallel(net, broadcast_buffers=False)
+            return DistributedDataParallel(net, **{SYNC_BUFFERS: False})
 
     def backward(self, net: nn.Module, loss: Callable[[], Tensor], last: bool) -> Tensor:
         assert isinstance(net, DistributedDataParallel), "what learner() gave"
