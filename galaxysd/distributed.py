@@ -20,18 +20,19 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from galaxysd.errors import BadInput, GalaxySDError, Mismatch, Stopped, Unavailable
 
 T = TypeVar("T")
 
+START_LIMIT = datetime.timedelta(minutes=5)  # until all ranks are there
 STEP_LIMIT = datetime.timedelta(minutes=10)  # a rank that neither dies nor answers for so long ends the others
 WAIT_LIMIT = datetime.timedelta(days=7)  # the first rank may render, save and draw as long as it lives
-# Our buffers are constants. torch 2.13 gave the option its second name.
-SYNC_BUFFERS = next(
-    name for name in ("forward_sync_buffers", "broadcast_buffers") if name in inspect.signature(DistributedDataParallel).parameters
-)
+# Our buffers are constants: nobody sends them. torch 2.13 gave the option its second name.
+SYNC_BUFFERS = {"forward_sync_buffers", "broadcast_buffers"} & inspect.signature(DistributedDataParallel).parameters.keys()
+OPTIONS: dict[str, Any] = {max(SYNC_BUFFERS): False}
 KINDS = {kind.exit_code: kind for kind in (GalaxySDError, Mismatch, Unavailable, Stopped)}
 
 
@@ -205,7 +206,7 @@ class Group(Ranks):
 
     def learner(self, net: nn.Module) -> nn.Module:
         with self._talking():
-            return DistributedDataParallel(net, **{SYNC_BUFFERS: False})
+            return DistributedDataParallel(net, **OPTIONS)
 
     def backward(self, net: nn.Module, loss: Callable[[], Tensor], last: bool) -> Tensor:
         assert isinstance(net, DistributedDataParallel), "what learner() gave"
@@ -239,11 +240,9 @@ class Group(Ranks):
         return [int(each) for each in found]
 
     def _finish(self, work: Any) -> None:
-        """Waits where a signal is heard, and where a starter's death is noticed."""
+        """Waits where a signal is heard."""
         pause = 0.0005
         while not work.is_completed():
-            if self.orphaned:
-                raise self.alike(Lost(f"rank {self.rank}: torchrun is gone; start it again, and the run goes on from its last checkpoint"))
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
         work.wait()
@@ -274,7 +273,7 @@ def ranks(device: str = "cpu") -> Iterator[Ranks]:
     rank, local = _number("RANK"), _number("LOCAL_RANK")
     if rank >= world:
         raise BadInput(f"RANK: {rank}, and WORLD_SIZE is {world}; ranks are counted from 0; let torchrun start them")
-    dist.init_process_group(_backend(device, local), timeout=STEP_LIMIT)
+    _start(_backend(device, local), rank, world)
     try:
         yield Group(rank, world)
     except KeyboardInterrupt as error:
@@ -285,6 +284,16 @@ def ranks(device: str = "cpu") -> Iterator[Ranks]:
         raise stopped from error
     finally:
         dist.destroy_process_group()
+
+
+def _start(backend: str, rank: int, world: int) -> None:
+    """Starts the process group. Ranks that torchrun restarted must not read the addresses of those before them."""
+    try:
+        store, _, _ = next(rendezvous("env://", rank, world, timeout=START_LIMIT))
+        began = dist.distributed_c10d.PrefixStore(f"galaxysd-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}-{world}", store)
+        dist.init_process_group(backend, store=began, rank=rank, world_size=world, timeout=STEP_LIMIT)
+    except (RuntimeError, ValueError) as error:  # ValueError: a part of the address is missing
+        raise Unavailable(f"rank {rank}: the {world} ranks did not find each other ({error}); let torchrun start them") from error
 
 
 def _backend(device: str, local: int) -> str:

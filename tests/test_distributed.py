@@ -59,6 +59,12 @@ def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(batch: int, w
         ({"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0"}, "cpu", BadInput, "RANK: 2, and WORLD_SIZE is 2"),
         (
             {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"},
+            "cpu",
+            Unavailable,
+            "rank 0: the 2 ranks did not find each other .*MASTER_ADDR",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"},
             "cuda:1",
             GalaxySDError,
             "--device cuda:1: each of several ranks takes its own",
