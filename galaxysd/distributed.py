@@ -33,6 +33,9 @@ WAIT_LIMIT = datetime.timedelta(days=7)  # the first rank may render, save and d
 # Our buffers are constants: nobody sends them. torch 2.13 gave the option its second name.
 SYNC_BUFFERS = {"forward_sync_buffers", "broadcast_buffers"} & inspect.signature(DistributedDataParallel).parameters.keys()
 OPTIONS: dict[str, Any] = {max(SYNC_BUFFERS): False}
+# Groups live as long as the process: whoever frees one holds the interpreter while it waits for the group's threads, and a thread
+# that just finished an exchange waits for the interpreter.
+KEPT: list[Any] = []
 KINDS = {kind.exit_code: kind for kind in (GalaxySDError, Mismatch, Unavailable, Stopped)}
 
 
@@ -138,6 +141,7 @@ class Group(Ranks):
         self.rank, self.world = rank, world
         self.parent = os.getppid()
         self.patient = dist.new_group(backend="gloo", timeout=WAIT_LIMIT)
+        KEPT.extend((dist.group.WORLD, self.patient))
 
     @property
     def orphaned(self) -> bool:
@@ -284,6 +288,7 @@ def ranks(device: str = "cpu") -> Iterator[Ranks]:
         raise stopped from error
     finally:
         dist.destroy_process_group()
+        time.sleep(0.05)  # lets the group's threads have the interpreter for the last time
 
 
 def _start(backend: str, rank: int, world: int) -> None:

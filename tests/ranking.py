@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from galaxysd import distributed
+from galaxysd import distributed, runlog
 from galaxysd.distributed import Ranks
 from galaxysd.errors import GalaxySDError
 from galaxysd.runlog import StopSignals
@@ -142,6 +142,42 @@ def survivors(folder: Path) -> list[int]:
             if str(folder).encode() in words:
                 found.append(int(entry.name))
     return found
+
+
+def codes(out: Path) -> list[tuple[int, int]]:
+    """Rank and exit code of every process of ours that left `out` by itself, in their order."""
+    return [(int(rank), int(code)) for rank, code in map(str.split, out.with_name(f"{out.name}.codes").read_text().splitlines())]
+
+
+def steps(out: Path) -> list[int]:
+    """The steps that a run has logged so far."""
+    return [row["step"] for row in runlog.read(out / "log.jsonl") if "gradient" in row] if (out / "log.jsonl").exists() else []
+
+
+def until(there: Callable[[], bool], started: subprocess.Popen[str], seconds: float = 100.0) -> None:
+    """Waits for something that `started` does."""
+    end = time.monotonic() + seconds
+    while not there():
+        assert started.poll() is None, started.communicate()[0]
+        assert time.monotonic() < end, f"not after {seconds:g} s"
+        time.sleep(0.02)
+
+
+class Stop(StopSignals):
+    """A stop that is asked for after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+        super().__init__()
+
+    @property
+    def requested(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        pass
 
 
 def main(out: Path, settings: list[str]) -> int:

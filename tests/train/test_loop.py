@@ -14,7 +14,6 @@ import torch
 from galaxysd import checkpoint, runlog
 from galaxysd.distributed import ALONE, Ranks
 from galaxysd.errors import GalaxySDError, Mismatch, Stopped
-from galaxysd.runlog import StopSignals
 from galaxysd.train import loop
 from tests import killing, ranking, tiny
 
@@ -42,7 +41,7 @@ def test_killed_runs_end_in_the_bytes_of_an_undisturbed_one(tmp_path: Path, undi
 def test_stopping_saves_and_the_same_command_goes_on(tmp_path: Path, undisturbed: str):
     out = tmp_path / "run"
     with pytest.raises(Stopped, match="stopped at step 3 and saved step-00000003"):
-        tiny.run(out, *STEPS, stop=after_steps(3))
+        tiny.run(out, *STEPS, stop=ranking.Stop(3))
     assert checkpoint.newest(out).record["step"] == 3
     tiny.run(out, *STEPS)
     assert killing.weights_digest(out) == undisturbed
@@ -231,7 +230,7 @@ def test_a_run_goes_on_with_any_number_of_ranks(tmp_path: Path, straight: Path):
 
     def piece(last: int, *settings: str):
         def work(ranks: Ranks) -> None:
-            tiny.run(out, *EIGHT, "train.steps=12", *settings, stop=after_steps(last), ranks=ranks)
+            tiny.run(out, *EIGHT, "train.steps=12", *settings, stop=ranking.Stop(last), ranks=ranks)
 
         return work
 
@@ -247,27 +246,11 @@ def test_a_run_goes_on_with_any_number_of_ranks(tmp_path: Path, straight: Path):
     assert (record["step"], record["calls"], len(record["machines"])) == (12, 3, 1)
 
 
-def after_steps(steps: int) -> StopSignals:
-    class After(StopSignals):
-        looked = 0
-
-        @property
-        def requested(self) -> bool:
-            self.looked += 1
-            return self.looked > steps
-
-        @requested.setter
-        def requested(self, value: bool) -> None:
-            pass
-
-    return After()
-
-
 def test_a_stop_of_one_rank_stops_all_after_the_same_step_and_they_go_on(tmp_path: Path):
     out = tmp_path / "run"
 
     def work(ranks: Ranks) -> int:
-        return tiny.run(out, *EIGHT, "train.steps=12", stop=after_steps(3 if ranks.rank == 1 else 99), ranks=ranks).steps
+        return tiny.run(out, *EIGHT, "train.steps=12", stop=ranking.Stop(3 if ranks.rank == 1 else 99), ranks=ranks).steps
 
     ended = ranking.forked(2, tmp_path, work)
     assert [each.code for each in ended] == [75, 75], ended
@@ -368,6 +351,6 @@ def test_parts_of_a_step_are_not_part_of_what_a_run_is(tmp_path: Path):
     tiny.run(tmp_path / "run", *EIGHT, "train.steps=4")
     assert "accumulate" not in checkpoint.newest(tmp_path / "run").file("model").about["config"]["train"]
     with pytest.raises(Stopped):
-        tiny.run(tmp_path / "other", *EIGHT, "train.steps=8", "train.accumulate=2", stop=after_steps(4))
+        tiny.run(tmp_path / "other", *EIGHT, "train.steps=8", "train.accumulate=2", stop=ranking.Stop(4))
     assert checkpoint.newest(tmp_path / "other").file("model").about["config"]["train"]["accumulate"] == 2
     assert tiny.run(tmp_path / "other", *EIGHT, "train.steps=8", "train.accumulate=4").steps == 8
