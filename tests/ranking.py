@@ -16,7 +16,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +51,19 @@ def forked(world: int, folder: Path, work: Callable[[Ranks], Any], seconds: floa
     return processes(world, folder, entered, seconds)
 
 
-def processes(world: int, folder: Path, work: Callable[[], Any], seconds: float = 60.0) -> list[Ended]:
+def agent() -> dist.TCPStore:
+    """The store that torchrun's agent would hold, over all its restarts."""
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def processes(
+    world: int, folder: Path, work: Callable[[], Any], seconds: float = 60.0, store: dist.TCPStore | None = None, restart: int = 0
+) -> list[Ended]:
     """The same for work that finds its rank in the environment itself."""
     folder.mkdir(parents=True, exist_ok=True)
-    # The store that torchrun's agent would hold.
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=seconds))
+    store = store or agent()
     told = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
-    told |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0", "GLOO_SOCKET_IFNAME": "lo"}
+    told |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": str(restart), "GLOO_SOCKET_IFNAME": "lo"}
     children = []
     for rank in range(world):
         child = os.fork()

@@ -152,6 +152,33 @@ def test_nobody_waits_for_the_dead(tmp_path: Path, where: str):
         assert all(each.err == "" for each in ended[2:])
 
 
+def test_restarted_ranks_do_not_read_where_those_before_them_were(tmp_path: Path):
+    def work(late: float) -> int:
+        time.sleep(late * int(os.environ["RANK"]))  # the other is asked for before it has said where it is
+        with distributed.ranks() as ranks:
+            return int(ranks.total(1))
+
+    store = ranking.agent()
+    for restart in range(2):
+        ended = ranking.processes(2, tmp_path, lambda late=0.7 * restart: work(late), store=store, restart=restart)
+        assert [(each.code, each.value) for each in ended] == [(0, 2), (0, 2)], ended
+
+
+def test_parts_of_a_step_are_exchanged_once(tmp_path: Path):
+    def work(ranks: Ranks) -> list[float]:
+        plain = torch.nn.Linear(1, 1, bias=False)
+        with torch.no_grad():
+            plain.weight.fill_(0)
+        net, found = ranks.learner(plain), []
+        for part, last in ((1.0, False), (2.0, False), (4.0, True)):
+            ranks.backward(net, lambda part=part: net(torch.full((1, 1), part * (1 + ranks.rank))).sum(), last)
+            found.append(float(plain.weight.grad))
+        return found
+
+    # Each adds up its own until the last part, and then holds the mean of both.
+    assert [each.value for each in ranking.forked(2, tmp_path, work)] == [[1.0, 3.0, 10.5], [2.0, 6.0, 10.5]]
+
+
 def test_a_bug_on_one_rank_ends_all_and_is_printed_there(tmp_path: Path):
     def work(ranks: Ranks):
         if ranks.rank == 1:
