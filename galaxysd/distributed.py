@@ -277,8 +277,8 @@ def ranks(device: str = "cpu") -> Iterator[Ranks]:
     rank, local = _number("RANK"), _number("LOCAL_RANK")
     if rank >= world:
         raise BadInput(f"RANK: {rank}, and WORLD_SIZE is {world}; ranks are counted from 0; let torchrun start them")
-    _start(_backend(device, local), rank, world)
     try:
+        _start(_backend(device, local), rank, world)
         yield Group(rank, world)
     except KeyboardInterrupt as error:
         if rank == 0:
@@ -287,8 +287,9 @@ def ranks(device: str = "cpu") -> Iterator[Ranks]:
         stopped.told = True
         raise stopped from error
     finally:
-        dist.destroy_process_group()
-        time.sleep(0.05)  # lets the group's threads have the interpreter for the last time
+        if dist.is_initialized():
+            dist.destroy_process_group()
+            time.sleep(0.05)  # lets the group's threads have the interpreter for the last time
 
 
 def _start(backend: str, rank: int, world: int) -> None:

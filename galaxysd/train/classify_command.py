@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> None:
         task = group.together(lambda: ClassifyTask(config, source.frame, fit_stretch(source, config), resolve_device(args.device)))
         with StopSignals(quiet=not group.leads) as stop:
             result = train(task, source, out, stop, piece=piece, ranks=group)
-        if group.leads:
-            report(args, config, result)
+    if group.leads:  # nobody waits for this
+        report(args, config, result)
 
 
 def report(args: argparse.Namespace, config: Config, result: Result) -> None:

@@ -69,9 +69,9 @@ def run(args: argparse.Namespace) -> None:
         task = group.together(lambda: DenoiseTask(config, source.frame, fit_stretch(source, config), device))
         with StopSignals(quiet=not group.leads) as stop:
             result = train(task, source, out, stop, after=lambda folder, step: grid.write(out, folder, step), piece=piece, ranks=group)
-        if group.leads:
-            shipped = None if args.ship is None else ship.ship(args.ship, result, args.words)
-            report(result, args.json, shipped)
+    if group.leads:  # nobody waits for this
+        shipped = None if args.ship is None else ship.ship(args.ship, result, args.words)
+        report(result, args.json, shipped)
 
 
 def _dry_run(config: Config, device: torch.device, as_json: bool) -> None:

@@ -75,6 +75,16 @@ def test_forty_steps_of_ranks_and_parts(tmp_path: Path, report, world: int, accu
     assert apart <= 1e-6
 
 
+def test_bfloat16_agrees_to_its_rounding(tmp_path: Path, report):
+    straight, out = tmp_path / "straight", tmp_path / "run"
+    for folder, world in ((straight, 1), (out, 2)):
+        ended = ranking.forked(world, tmp_path / "ranks", spied(folder, 40, 99, "train.dtype='bf16'"))
+        assert [each.code for each in ended] == [0] * world, ended
+    apart = max(abs(mine / theirs - 1) for mine, theirs in zip(losses(out), losses(straight), strict=True))
+    report("2 ranks in bfloat16: largest relative difference of a loss from one rank's", apart, n=40)
+    assert apart <= 1e-3
+
+
 def test_ranks_are_killed_and_torchrun_restarts_them(tmp_path: Path, tier, report):
     """Each run loses a drawn rank after a drawn step; torchrun restarts both, and the run ends in the bytes of an undisturbed one."""
     draw, n, same = random.Random(7), tier("ranks-killed"), 0

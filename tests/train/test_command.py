@@ -8,6 +8,8 @@ import importlib.util
 import json
 import os
 import re
+import signal
+import threading
 import time
 import tomllib
 from pathlib import Path
@@ -18,6 +20,7 @@ from galaxysd import checkpoint, cli, runlog
 from galaxysd import config as configs
 from galaxysd.data import readers, shards
 from galaxysd.data.mixed import Mixed
+from galaxysd.errors import Stopped
 from galaxysd.simulate.survey import SimulatedSource
 from galaxysd.train import command, render
 from tests import killing, ranking, tiny
@@ -238,3 +241,30 @@ def test_a_dry_run_of_two_ranks_is_printed_once(tmp_path: Path):
     first, other = ranks(tmp_path / "ranks", "--dry-run", "--json", *TINY, "--set", "train.accumulate=2")
     assert json.loads(first.out)["config"]["train"]["accumulate"] == 2
     assert (other.value, other.out) == (0, "")
+
+
+def test_a_signal_before_the_first_step_ends_two_ranks_with_75(tmp_path: Path, monkeypatch):
+    begun = tmp_path / "begun"
+
+    def rendering(*given):
+        begun.touch()
+        with runlog.StopSignals() as stop:
+            while not stop.requested:
+                time.sleep(0.01)
+        raise Stopped("stopped while it rendered")
+
+    def once_begun() -> None:
+        while not begun.exists():
+            time.sleep(0.01)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def work() -> int:
+        threading.Thread(target=once_begun, daemon=True).start()
+        return train(*SIMULATED, "--steps", "1", "--keep", str(tmp_path / "sky"), out=tmp_path / "run")
+
+    monkeypatch.setattr(render, "write_set", rendering)
+    first, other = ranking.processes(2, tmp_path / "ranks", work)
+    assert first.value == other.value == 75, (first, other)
+    assert "stopped while it rendered" in first.err
+    assert (other.out, other.err) == ("", "")
