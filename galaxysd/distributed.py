@@ -79,7 +79,8 @@ class Ranks:
         """This rank's rows of every batch, in as many parts as a step accumulates."""
         parts = self.world * accumulate
         if batch % parts:
-            of = f"{self.world} ranks" if accumulate == 1 else f"{self.world} ranks x train.accumulate {accumulate} = {parts}"
+            ranks = [f"{self.world} ranks"] if self.world > 1 else []
+            of = " x ".join(ranks + ([f"train.accumulate {accumulate}"] if accumulate > 1 else []))
             near = sorted({max(batch // parts, 1) * parts, -(-batch // parts) * parts})
             use = " or ".join(map(str, near))
             raise self.alike(

@@ -38,8 +38,8 @@ def test_shares_tile_the_batch_in_the_order_of_ranks(world: int, accumulate: int
     ("batch", "world", "accumulate", "words"),
     [
         (6, 4, 1, "train.batch: 6 rows do not divide by 4 ranks; use 4 or 8, or another number"),
-        (6, 1, 4, "train.batch: 6 rows do not divide by 1 ranks x train.accumulate 4 = 4; use 4 or 8"),
-        (64, 3, 4, "train.batch: 64 rows do not divide by 3 ranks x train.accumulate 4 = 12; use 60 or 72"),
+        (6, 1, 4, "train.batch: 6 rows do not divide by train.accumulate 4; use 4 or 8"),
+        (64, 3, 4, "train.batch: 64 rows do not divide by 3 ranks x train.accumulate 4; use 60 or 72"),
         (2, 4, 1, "train.batch: 2 rows do not divide by 4 ranks; use 4, or another number"),
     ],
 )
