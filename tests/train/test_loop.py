@@ -14,6 +14,7 @@ import torch
 from galaxysd import checkpoint, runlog
 from galaxysd.distributed import ALONE, Ranks
 from galaxysd.errors import GalaxySDError, Mismatch, Stopped
+from galaxysd.runlog import StopSignals
 from galaxysd.train import loop
 from tests import killing, ranking, tiny
 
@@ -354,3 +355,15 @@ def test_parts_of_a_step_are_not_part_of_what_a_run_is(tmp_path: Path):
         tiny.run(tmp_path / "other", *EIGHT, "train.steps=8", "train.accumulate=2", stop=ranking.Stop(4))
     assert checkpoint.newest(tmp_path / "other").file("model").about["config"]["train"]["accumulate"] == 2
     assert tiny.run(tmp_path / "other", *EIGHT, "train.steps=8", "train.accumulate=4").steps == 8
+
+
+def test_ranks_save_and_draw_by_one_clock_and_the_first_does_it(tmp_path: Path):
+    def work(ranks: Ranks) -> list[int]:
+        drawn: list[int] = []
+        task = tiny.task("train.steps=3", "train.save_minutes=1e-6", "train.grid_minutes=1e-6")
+        loop.train(task, tiny.Blobs(), tmp_path / "run", StopSignals(), after=lambda folder, step: drawn.append(step), ranks=ranks)
+        return drawn
+
+    ended = ranking.forked(2, tmp_path, work)
+    assert [(each.code, each.value) for each in ended] == [(0, [1, 2, 3, 3]), (0, [])], ended
+    assert [folder.name for folder in checkpoint.committed(tmp_path / "run")] == ["step-00000003", "step-00000002"]
