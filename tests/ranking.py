@@ -51,8 +51,8 @@ def forked(world: int, folder: Path, work: Callable[[Ranks], Any], seconds: floa
     return processes(world, folder, entered, seconds)
 
 
-def agent() -> dist.TCPStore:
-    """The store that torchrun's agent would hold, over all its restarts."""
+def launchers_store() -> dist.TCPStore:
+    """The store that torchrun would hold, over all its restarts."""
     return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
@@ -61,7 +61,7 @@ def processes(
 ) -> list[Ended]:
     """The same for work that finds its rank in the environment itself."""
     folder.mkdir(parents=True, exist_ok=True)
-    store = store or agent()
+    store = store or launchers_store()
     told = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
     told |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": str(restart), "GLOO_SOCKET_IFNAME": "lo"}
     children = []

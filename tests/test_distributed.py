@@ -158,7 +158,7 @@ def test_restarted_ranks_do_not_read_where_those_before_them_were(tmp_path: Path
         with distributed.ranks() as ranks:
             return int(ranks.total(1))
 
-    store = ranking.agent()
+    store = ranking.launchers_store()
     for restart in range(2):
         ended = ranking.processes(2, tmp_path, lambda late=0.7 * restart: work(late), store=store, restart=restart)
         assert [(each.code, each.value) for each in ended] == [(0, 2), (0, 2)], ended
