@@ -16,7 +16,7 @@ STAMP36 := $(VENV36)/.installed
 # What the survey's proof is measured against.
 GALSIM := $(VENV)/.galsim
 
-.PHONY: help demo test check fix proof-core proof-kernels proof-survey bench gpu long clean
+.PHONY: help demo test check fix proof-core proof-kernels proof-survey proof-train bench gpu long clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make proof-core  measures the figures of the end-to-end road, and prints each with its N"
 	@echo "make proof-kernels  compiles every launch row for its card, runs the kernel suite under Triton 3.6 too, measures CPU ratios"
 	@echo "make proof-survey  compares the simulated survey's pixels with GalSim's, and measures images a second"
+	@echo "make proof-train  trains on several ranks that are stopped, killed and resumed in other numbers, and compares with one"
 	@echo "make bench       measures the kernels again and compares with the committed rows of this kind of machine"
 	@echo "make gpu         everything a GPU machine should do, in 8 minutes; installs nothing, goes on where it stopped"
 	@echo "make long        every proof at its full N: hours; appends rows to benchmarks/results"
@@ -82,6 +83,9 @@ $(GALSIM): $(STAMP) constraints-galsim.txt
 proof-survey: $(GALSIM)
 	@$(BIN)/python -c 'import galsim' || { rm -f $(GALSIM); exit 1; }
 	@$(PROOF) --tier proof -m proof_survey
+
+proof-train: $(STAMP)
+	@$(PROOF) --tier proof -m proof_train
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks check

@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None, verb: str | None = None) -> int:
             code = _run(words)
         sys.stdout.flush()  # here, so that a reader who has gone is noticed while we can still be quiet about it
     except GalaxySDError as error:
-        print(f"galaxysd: {error}", file=sys.stderr)
+        if not error.told:
+            print(f"galaxysd: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

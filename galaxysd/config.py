@@ -29,6 +29,7 @@ LIMITS = {
     "cond_width": 1 << 22,
 }
 WIDTH_LIMIT, STEPS_LIMIT, NOISE_LIMIT = 1 << 22, 10_000, 1e6
+LATER: dict[str, Any] = {"accumulate": 1, "only": ()}  # settings of training that came after the first checkpoints, as they were before
 UNIT_LIMIT = 1 << 26  # values of the images of one unit of sampling
 
 
@@ -92,6 +93,7 @@ class TrainConfig:
     layout: str = "auto"  # auto, nhwc, nchw
     threads: int = 0  # CPU threads; 0 means as many as torch would take
     only: tuple[str, ...] = ()  # what parameters' names begin with that are trained; all where empty
+    accumulate: int = 1  # parts a rank computes a step in, to save memory
     flips: bool = True  # random symmetry of the square, and no more than a mirror when the population is pose-aligned
     aligned: bool = False
 
@@ -120,7 +122,11 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        for name, usual in LATER.items():  # said only where used: what was written before they could be set stays the same
+            if values["train"][name] == usual:
+                del values["train"][name]
+        return values
 
 
 def presets() -> list[str]:
@@ -195,8 +201,9 @@ def check(config: Config) -> None:
                 f"model.channels: {width} at map side {side} has attention but is not a multiple of model.head_width ({model.head_width})"
             )
     train, diffusion, sample, condition = config.train, config.diffusion, config.sample, config.condition
-    if train.batch < 1:
-        raise GalaxySDError(f"train.batch: {train.batch}; must be at least 1")
+    for name in ("batch", "accumulate"):
+        if getattr(train, name) < 1:
+            raise GalaxySDError(f"train.{name}: {getattr(train, name)}; must be at least 1")
     for name in ("dtype", "layout"):
         allowed = {"dtype": ("auto", "bf16", "fp32"), "layout": ("auto", "nhwc", "nchw")}[name]
         if getattr(train, name) not in allowed:

@@ -14,6 +14,7 @@ class GalaxySDError(Exception):
     """Usage or bad input: says where, what, both values and what to do."""
 
     exit_code = 2
+    told = False  # by another process of the same command: this one leaves with the same code and says nothing
 
 
 class BadInput(GalaxySDError):

@@ -76,6 +76,21 @@ class Log:
         self.close()
 
 
+class Mute:
+    """A log and a progress that nobody reads: those of a rank that does not lead."""
+
+    def write(self, **fields: Any) -> None: ...
+
+    def truncate(self, step: int) -> None: ...
+
+    def update(self, more: float = 1, note: str = "") -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 def _plain(value: Any) -> Any:
     """A number that is not finite becomes its name: JSON has none, and the log of a failing run must still be readable."""
     if isinstance(value, dict):
@@ -183,7 +198,8 @@ class StopSignals:
     # Some launchers signal the process and then its whole group: two signals in one moment are one request.
     ONE_REQUEST = 1.0
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet  # another process of the same command says it
         self.requested = False
         self.reason = ""
         self._since = 0.0
@@ -204,6 +220,7 @@ class StopSignals:
         if not self.requested:
             self.requested, self.reason, self._since = True, name, now
             # Not print: a handler may run in the middle of one.
-            os.write(2, f"\n{name}: stopping at the next safe point; once more stops at once\n".encode())
+            if not self.quiet:
+                os.write(2, f"\n{name}: stopping at the next safe point; once more stops at once\n".encode())
         elif number != signal.SIGUSR1 and now - self._since >= self.ONE_REQUEST:
             raise KeyboardInterrupt

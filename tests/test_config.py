@@ -30,6 +30,14 @@ def test_every_preset_survives_json(name: str) -> None:
     assert config.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
+def test_parts_of_a_step_are_said_only_where_there_are_some() -> None:
+    """What was written before they could be set is what is written now."""
+    assert "accumulate" not in config.load("smoke-32").to_json()["train"]
+    found = config.load("smoke-32", overrides=["train.accumulate=4"])
+    assert found.to_json()["train"]["accumulate"] == 4
+    assert config.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -38,6 +46,7 @@ def test_every_preset_survives_json(name: str) -> None:
         ("train.batch", r"expected section\.key=value"),
         ("train.batch=big", r"train\.batch: 'big' is a str, int expected"),
         ("train.batch=0", r"train\.batch: 0; must be at least 1"),
+        ("train.accumulate=0", r"train\.accumulate: 0; must be at least 1"),
         ("train.flips=1", r"train\.flips: 1 is a int, bool expected"),
         ("train=3", r"train\.: 3 is not a table|train: 3 is not a table|3 is not a table"),
         ("model.channels=[60]", r"60 is not a multiple of model\.group_width \(8\); use 64"),

@@ -141,6 +141,23 @@ def test_a_signal_asks_for_a_stop(number, capfd):
     assert stop.reason in capfd.readouterr().err
 
 
+def test_a_quiet_stop_says_nothing(capfd):
+    with StopSignals(quiet=True) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_log_of_a_rank_that_does_not_lead_is_no_log(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with runlog.Mute() as mute:
+        mute.write(step=1)
+        mute.truncate(0)
+        mute.update(4, note="loss 1")
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_second_signal_insists(monkeypatch, capfd):
     monkeypatch.setattr(StopSignals, "ONE_REQUEST", 0.0)
     with StopSignals() as stop:

@@ -13,6 +13,7 @@ from galaxysd.config import Config
 from galaxysd.data.galaxies import NUMERIC, Frame, Galaxies
 from galaxysd.data.schema import GZ2
 from galaxysd.data.transforms import Stretch
+from galaxysd.distributed import ALONE, Ranks
 from galaxysd.runlog import StopSignals
 from galaxysd.train.denoise import DenoiseTask
 from galaxysd.train.loop import Piece, Result, train
@@ -68,6 +69,6 @@ def task(*settings: str) -> DenoiseTask:
     return DenoiseTask(config(*settings), source.frame, Stretch.fit(source.frame, source.load(0).images), torch.device("cpu"))
 
 
-def run(out: Path, *settings: str, stop: StopSignals | None = None, piece: Piece | None = None) -> Result:
+def run(out: Path, *settings: str, stop: StopSignals | None = None, piece: Piece | None = None, ranks: Ranks = ALONE) -> Result:
     """Trains in `out`, from where it stands."""
-    return train(task(*settings), Blobs(), out, stop or StopSignals(), piece=piece)
+    return train(task(*settings), Blobs(), out, stop or StopSignals(), piece=piece, ranks=ranks)

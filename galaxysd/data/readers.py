@@ -230,13 +230,24 @@ class _Chunks:
             rows -= self.source.chunk_rows[oldest]
 
 
-def batches(source: Source, order: Order, start: int, batch: int, workers: int = 0, cache_bytes: int = CACHE_BYTES) -> Generator[Galaxies]:
+def batches(
+    source: Source,
+    order: Order,
+    start: int,
+    batch: int,
+    workers: int = 0,
+    cache_bytes: int = CACHE_BYTES,
+    rows: range | None = None,
+) -> Generator[Galaxies]:
     """Batch `start`, `start` + 1, ... without end: batch b holds the positions b * batch and on. `workers` threads read ahead.
 
-    The batches are the same for any number of workers and any start.
+    The batches are the same for any number of workers and any start; `rows` are the places in each that are wanted, otherwise all.
     """
     if batch < 1 or workers < 0 or start < 0:
         raise GalaxySDError(f"batches: start {start}, batch {batch}, workers {workers}; batch is at least 1, the others at least 0")
+    rows = range(batch) if rows is None else rows
+    if not 0 <= rows.start < rows.stop <= batch or rows.step != 1:
+        raise GalaxySDError(f"batches: rows {rows.start} to {rows.stop} of a batch of {batch}; a part of it is needed")
     if list(source.chunk_rows) != order.chunk_rows:
         raise GalaxySDError(f"batches: the order is of {order.n} rows, the source has {sum(source.chunk_rows)}")
     largest = sorted(source.chunk_rows)[-order.window :]
@@ -249,7 +260,7 @@ def batches(source: Source, order: Order, start: int, batch: int, workers: int =
     chunks = _Chunks(source, cache_bytes)
 
     def assemble(number: int) -> Galaxies:
-        places = order.span(number * batch, (number + 1) * batch)
+        places = order.span(number * batch + rows.start, number * batch + rows.stop)
         parts, origin = [], []
         for k in dict.fromkeys(places[:, 0].tolist()):
             here = (places[:, 0] == k).nonzero()[:, 0]

@@ -11,6 +11,7 @@ from galaxysd.config import Config
 from galaxysd.data import transforms
 from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.schema import schema
+from galaxysd.distributed import Share
 from galaxysd.model.classifier import Classifier, concentrations, vote_loss
 from galaxysd.train.denoise import check_frame, initialise, trainable
 
@@ -34,8 +35,9 @@ class ClassifyTask:
     def about(self) -> dict[str, Any]:
         return {"stretch": self.stretch.to_json(), "frame": self.frame.to_json()}
 
-    def loss(self, net: nn.Module, layout: torch.memory_format, galaxies: Galaxies, step: int) -> Tensor:
-        position = torch.arange(len(galaxies)) + step * len(galaxies)
+    def loss(self, net: nn.Module, layout: torch.memory_format, galaxies: Galaxies, step: int, share: Share | None = None) -> Tensor:
+        share = share or Share.whole(len(galaxies))
+        position = share.places() + step * share.batch
         x = self.stretch.forward(galaxies.images)
         if self.config.train.flips:
             x = transforms.symmetry(x, transforms.codes(self.config.train.seed, "train-symmetry", position, False))

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from galaxysd import config as configs
 from galaxysd.classify import rates
+from galaxysd.config import Config
 from galaxysd.diffusion.denoiser import resolve_device
+from galaxysd.distributed import ranks
 from galaxysd.model.classifier import load_judge
 from galaxysd.runlog import StopSignals
 from galaxysd.train import ship
 from galaxysd.train.classify import ClassifyTask
-from galaxysd.train.command import add_run_arguments, fit_stretch, open_source, piece_of, populations, require_out, resolve
-from galaxysd.train.loop import train
+from galaxysd.train.command import add_run_arguments, fit_stretch, open_source, populations, prepared, resolve
+from galaxysd.train.loop import Result, train
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,18 +26,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    config = resolve(args)
-    if args.dry_run:
-        print(json.dumps(config.to_json(), indent=1))
-        return
-    ship.check(args.ship)
-    piece, out = piece_of(args), require_out(args)
-    source = open_source(args, config, piece)
-    task = ClassifyTask(config, source.frame, fit_stretch(source, config), resolve_device(args.device))
-    with StopSignals() as stop:
-        result = train(task, source, out, stop, piece=piece)
+    with ranks(args.device) as group:
+        config = group.together(lambda: resolve(args))
+        if args.dry_run:
+            group.first(lambda: print(json.dumps(config.to_json(), indent=1)))
+            return
+        piece, out = prepared(args, group)
+        source = open_source(args, config, piece, group)
+        task = group.together(lambda: ClassifyTask(config, source.frame, fit_stretch(source, config), resolve_device(args.device)))
+        with StopSignals(quiet=not group.leads) as stop:
+            result = train(task, source, out, stop, piece=piece, ranks=group)
+    if group.leads:  # nobody waits for this
+        report(args, config, result)
+
+
+def report(args: argparse.Namespace, config: Config, result: Result) -> None:
+    """Ships what is asked for, and prints the run's facts with its rates on galaxies it has not seen."""
     model = result.checkpoint if args.ship is None else ship.ship(args.ship, result, args.words)
-    facts: dict[str, object] = {"run": str(out), "model": str(model), "steps": result.steps, "loss": result.loss}
+    facts: dict[str, object] = {"run": str(result.run), "model": str(model), "steps": result.steps, "loss": result.loss}
     if args.simulate is not None:
         facts["held_out"] = held_out(model, populations(args), args.data_seed + 1, args.held_out, config.model.image_size)
     print(json.dumps(facts, indent=None if args.json else 1))

@@ -17,6 +17,7 @@ from galaxysd.data.mixed import Mixed
 from galaxysd.data.readers import Source
 from galaxysd.data.schema import schema, with_class
 from galaxysd.diffusion.denoiser import resolve_device
+from galaxysd.distributed import ALONE, Ranks, ranks
 from galaxysd.errors import GalaxySDError
 from galaxysd.runlog import StopSignals
 from galaxysd.train import finetune, grid, plan, ship
@@ -72,45 +73,56 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    config, device = resolve(args), resolve_device(args.device)
-    if args.dry_run:
-        found = plan.plan(config, device)
-        print(json.dumps({"plan": found, "config": config.to_json()}, indent=1) if args.json else f"{plan.words(found)}\n\n{_toml(config)}")
-        return
-    ship.check(args.ship)
-    piece, out = piece_of(args), require_out(args)
-    source = open_source(args, config, piece)
-    watch = None
-    if args.start is not None:
-        task, source, watch = tuning(args, config, source, device)
-    else:
-        if args.new_answer is not None:
-            source = finetune.mixture(source, None, 0.0, config.condition.schema, args.new_answer)
-        task = DenoiseTask(config, source.frame, fit_stretch(source, config), device)
+    with ranks(args.device) as group:
+        config, device = group.together(lambda: (resolve(args), resolve_device(args.device)))
+        if args.dry_run:
+            group.first(lambda: _dry_run(config, device, args.json))
+            return
+        piece, out = prepared(args, group)
+        mine = open_source(args, config, piece, group)
+        task, source, watch = group.together(lambda: begun(args, config, mine, device, group.leads))
 
-    def after(folder: Path, step: int) -> None:
-        grid.write(out, folder, step, (*([] if args.new_answer is None else [args.new_answer]), *grid.ROWS))
-        if watch is not None:
-            print(watch.look(out, folder, step), flush=True)
+        def after(folder: Path, step: int) -> None:
+            grid.write(out, folder, step, (*([] if args.new_answer is None else [args.new_answer]), *grid.ROWS))
+            if watch is not None:
+                print(watch.look(out, folder, step), flush=True)
 
-    with StopSignals() as stop:
-        result = train(task, source, out, stop, after=after, piece=piece)
-    shipped = None if args.ship is None else ship.ship(args.ship, result, args.words)
-    report(result, args.json, shipped)
+        with StopSignals(quiet=not group.leads) as stop:
+            result = train(task, source, out, stop, after=after, piece=piece, ranks=group)
+    if group.leads:  # nobody waits for this
+        shipped = None if args.ship is None else ship.ship(args.ship, result, args.words)
+        report(result, args.json, shipped)
 
 
-def tuning(args: argparse.Namespace, config: Config, mine: Source, device: torch.device) -> tuple[DenoiseTask, Source, finetune.Watch]:
-    """What --from trains, on what, and who looks at it on the way."""
-    start, name = finetune.start(args.start), config.condition.schema
-    for said in finetune.check_frame(start, mine.frame):
-        print(f"galaxysd: {said}", file=sys.stderr)
+def _dry_run(config: Config, device: torch.device, as_json: bool) -> None:
+    found = plan.plan(config, device)
+    print(json.dumps({"plan": found, "config": config.to_json()}, indent=1) if as_json else f"{plan.words(found)}\n\n{_toml(config)}")
+
+
+def prepared(args: argparse.Namespace, group: Ranks) -> tuple[Piece, Path]:
+    """This call's share of the run, which begins now, and its folder; what could be refused after hours is refused here."""
+    group.first(lambda: ship.check(args.ship))
+    return group.together(lambda: (Piece(args.piece), require_out(args)))
+
+
+def begun(
+    args: argparse.Namespace, config: Config, mine: Source, device: torch.device, leads: bool
+) -> tuple[DenoiseTask, Source, finetune.Watch | None]:
+    """What is trained and on what, and with --from who looks at it on the way; only a rank that leads says anything."""
+    name = config.condition.schema
+    if args.start is None:
+        source = mine if args.new_answer is None else finetune.mixture(mine, None, 0.0, name, args.new_answer)
+        return DenoiseTask(config, source.frame, fit_stretch(source, config), device), source, None
+    start = finetune.start(args.start)
+    said = finetune.check_frame(start, mine.frame)
     known = readers.open_set(args.rehearse) if args.rehearse is not None else finetune.simulated(start, config.model.image_size)
     if known is None and args.rehearsal:
-        said = f"what {args.start} was trained on is not at hand, so nothing is rehearsed and it may forget; give --rehearse SET"
-        print(f"galaxysd: {said}", file=sys.stderr)
+        said.append(f"what {args.start} was trained on is not at hand, so nothing is rehearsed and it may forget; give --rehearse SET")
+    for each in said if leads else ():
+        print(f"galaxysd: {each}", file=sys.stderr)
     source = finetune.mixture(mine, known, args.rehearsal, name, args.new_answer)
     task = DenoiseTask(config, source.frame, start.found.stretch, device, finetune.weights(start, name), start.origin())
-    return task, source, finetune.Watch(mine, args.new_answer)
+    return task, source, finetune.Watch(mine, args.new_answer) if leads else None
 
 
 def resolve(args: argparse.Namespace) -> Config:
@@ -131,8 +143,12 @@ def resolve(args: argparse.Namespace) -> Config:
     return config
 
 
-def open_source(args: argparse.Namespace, config: Config, piece: Piece | None = None) -> Source:
-    """The galaxies to train on."""
+def open_source(args: argparse.Namespace, config: Config, piece: Piece | None = None, group: Ranks = ALONE) -> Source:
+    """The galaxies to train on; what is to be kept is rendered by the first rank, and the others wait for it."""
+    return group.in_turn(lambda: _open_source(args, config, piece, group.leads))
+
+
+def _open_source(args: argparse.Namespace, config: Config, piece: Piece | None, render: bool) -> Source:
     if args.keep is not None and args.simulate is None:
         raise GalaxySDError(f"--keep {args.keep}: keeps what --simulate renders, and nothing is simulated; leave it out")
     if args.data is not None:
@@ -151,13 +167,8 @@ def open_source(args: argparse.Namespace, config: Config, piece: Piece | None = 
             continue
         from galaxysd.train.render import rendered
 
-        sources.append(rendered(source, args.keep / f"{name}-{args.data_seed}-{config.model.image_size}", piece))
+        sources.append(rendered(source, args.keep / f"{name}-{args.data_seed}-{config.model.image_size}", piece, render))
     return sources[0] if len(sources) == 1 else Mixed(sources)
-
-
-def piece_of(args: argparse.Namespace) -> Piece:
-    """This call's share of the run, which begins now."""
-    return Piece(args.piece)
 
 
 def populations(args: argparse.Namespace) -> list[str]:

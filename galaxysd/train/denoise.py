@@ -15,6 +15,7 @@ from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.schema import schema
 from galaxysd.diffusion.denoiser import Denoiser, resolve_dtype
 from galaxysd.diffusion.loss import draw_sigma, edm_loss
+from galaxysd.distributed import Share
 from galaxysd.errors import GalaxySDError, nearest
 from galaxysd.model.unet import UNet
 from galaxysd.sample.generate import Settings
@@ -59,17 +60,17 @@ class DenoiseTask:
         wrapped.layout = layout
         return wrapped
 
-    def loss(self, net: nn.Module, layout: torch.memory_format, galaxies: Galaxies, step: int) -> Tensor:
-        """The mean loss of one batch, whose rows are positions step * B ... of the run's stream of galaxies."""
-        seed, batch = self.config.train.seed, len(galaxies)
-        place = torch.arange(batch)
-        position = place + step * batch
+    def loss(self, net: nn.Module, layout: torch.memory_format, galaxies: Galaxies, step: int, share: Share | None = None) -> Tensor:
+        """The mean loss of one batch, whose rows are positions step * B ... of the run's stream of galaxies, or of a share of it."""
+        seed, share = self.config.train.seed, share or Share.whole(len(galaxies))
+        place = share.places()
+        position = place + step * share.batch
         x0 = self.stretch.forward(galaxies.images)
         if self.config.train.flips:
             x0 = transforms.symmetry(x0, transforms.codes(seed, "train-symmetry", position, self.config.train.aligned))
         known = conditions.dropped(conditions.of(galaxies), self.config.condition, seed, position, self.schema)
         features = conditions.encode(known, self.schema)
-        sigma = draw_sigma(self.config.diffusion, seed, step, place, batch)
+        sigma = draw_sigma(self.config.diffusion, seed, step, place, share.batch)
         noise = seeds.normal(seed, "train-noise", position, x0.shape[1:])
         moved = (each.to(self.device, non_blocking=True) for each in (x0, features, sigma, noise))
         return edm_loss(self.denoiser(net, layout), *moved).mean()

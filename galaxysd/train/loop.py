@@ -2,6 +2,8 @@
 
 A step is a function of (weights, step number): which galaxies, symmetries, dropped conditions and noise it sees are drawn from
 counters. So a checkpoint is weights, moments and a number, and a run that was killed and run again ends in the same bytes.
+
+Of several ranks each takes its rows of every batch; the first alone holds the folder, writes and prints.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,9 +27,10 @@ from galaxysd.config import Config
 from galaxysd.data.galaxies import Galaxies
 from galaxysd.data.readers import GalaxySet, Order, Source, batches
 from galaxysd.diffusion.denoiser import resolve_layout
+from galaxysd.distributed import ALONE, Ranks, Share
 from galaxysd.errors import GalaxySDError, Mismatch, Stopped
 from galaxysd.model.layers import laid_out
-from galaxysd.runlog import Log, Progress, StopSignals
+from galaxysd.runlog import Log, Mute, Progress, StopSignals
 from galaxysd.train.step import Optimiser
 
 
@@ -41,7 +44,7 @@ class Task(Protocol):
 
     def build(self) -> nn.Module: ...
     def about(self) -> dict[str, Any]: ...
-    def loss(self, net: nn.Module, layout: torch.memory_format, galaxies: Galaxies, step: int) -> Tensor: ...
+    def loss(self, net: nn.Module, layout: torch.memory_format, galaxies: Galaxies, step: int, share: Share | None = None) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,9 @@ class Spent:
     def of(cls, record: dict[str, Any]) -> Spent:
         return cls(float(record.get("cpu_seconds", record["seconds"])), int(record.get("calls", 1)), tuple(record.get("machines", ())))
 
-    def more(self, piece: Piece, machine: str) -> Spent:
+    def more(self, cpu_seconds: float, machine: str) -> Spent:
         machines = self.machines if machine in self.machines else (*self.machines, machine)
-        return Spent(self.cpu_seconds + host.cpu_seconds() - piece.cpu_began, self.calls + 1, machines)
+        return Spent(self.cpu_seconds + cpu_seconds, self.calls + 1, machines)
 
     def to_json(self) -> dict[str, Any]:
         return {"cpu_seconds": round(self.cpu_seconds, 3), "calls": self.calls, "machines": list(self.machines)}
@@ -107,37 +110,60 @@ def train(
     *,
     after: Callable[[Path, int], object] | None = None,
     piece: Piece | None = None,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """Trains until the first of the config's limits, or of this call's piece; continues what `out` holds when it is the same run."""
     config = task.config.train
     if not (config.steps or config.images or config.minutes):
-        raise GalaxySDError("nothing says when to stop: give --steps, --images or --minutes")
+        raise ranks.alike(GalaxySDError("nothing says when to stop: give --steps, --images or --minutes"))
+    shares = ranks.shares(config.batch, config.accumulate)
+    with ExitStack() as hold:
+        ranks.first(lambda: _take(out, hold))
+        return _Run(task, source, out, stop, after, piece or Piece(), ranks, shares).go()
+
+
+def _shown(after: Callable[[Path, int], object], folder: Path, step: int) -> None:
+    after(folder, step)
+
+
+def _take(out: Path, hold: ExitStack) -> None:
     _refuse_foreign(out)
-    with files.held(out):
-        return _Run(task, source, out, stop, after, piece or Piece()).go()
+    hold.enter_context(files.held(out))
 
 
 class _Run:
-    """One run in one folder."""
+    """One run in one folder, as one rank sees it."""
 
     def __init__(
-        self, task: Task, source: Source, out: Path, stop: StopSignals, after: Callable[[Path, int], object] | None, piece: Piece
+        self,
+        task: Task,
+        source: Source,
+        out: Path,
+        stop: StopSignals,
+        after: Callable[[Path, int], object] | None,
+        piece: Piece,
+        ranks: Ranks,
+        shares: list[Share],
     ) -> None:
         self.task, self.source, self.out, self.stop, self.after, self.piece = task, source, out, stop, after, piece
+        self.ranks, self.shares = ranks, shares
         self.config = task.config.train
         self.threads = self.config.threads or torch.get_num_threads()
         self.layout = resolve_layout(self.config.layout, task.device, task.dtype)
-        self.trained_on = source.describe()
+        self.trained_on = ranks.first(source.describe)
         self.step, self.seconds, self.loss = 0, 0.0, float("nan")
+        self.stopping = self.over = False  # asked to stop, or at the end of the piece, on any rank
         self.before = Spent()  # in earlier calls
         self.net: nn.Module
+        self.learner: nn.Module
         self.optimiser: Optimiser
 
     def description(self) -> dict[str, Any]:
-        """What must be the same for a folder to be continued."""
+        """What must be the same for a folder to be continued: not how many ranks, or in how many parts, a batch is computed."""
+        config = self.task.config
         return {
             "kind": self.task.kind,
-            "config": self.task.config.to_json(),
+            "config": replace(config, train=replace(config.train, accumulate=1)).to_json(),
             "trained_on": self.trained_on,
             "dtype": str(self.task.dtype).removeprefix("torch."),
             "layout": "nhwc" if self.layout is torch.channels_last else "nchw",
@@ -147,52 +173,85 @@ class _Run:
         }
 
     def go(self) -> Result:
-        self._claim()
-        torch.set_num_threads(self.threads)
+        own = {"chunks": list(self.source.chunk_rows), **self.description(), "threads": 0, "config": self.task.config.to_json()}
+        self.ranks.same("settings, data or versions", own)
+        self.threads = self.ranks.first(self._claim)
+        # Bytes are promised to one rank; of several, none takes more threads than it was started with.
+        torch.set_num_threads(self.threads if self.ranks.world == 1 else min(self.threads, torch.get_num_threads()))
         self.net = laid_out(self.task.build(), self.layout)
         self.optimiser = Optimiser(self.net, self.config)
-        with Log(self.out / "log.jsonl") as log:
+        with Log(self.out / "log.jsonl") if self.ranks.leads else Mute() as log:
             self._resume(log)
+            self.learner = self.ranks.learner(self.net)
             if self.done() < 1:
                 self._steps(log)
             folder = self.save()
             log.write(step=self.step, images=self.images, loss=self.loss, seconds=round(self.seconds, 1), saved=folder.name)
         if self.done() < 1:
-            why = f"after a piece of {self.piece.minutes:g} minutes, " if self.piece.over and not self.stop.requested else ""
-            raise Stopped(
-                f"{self.out}: {why}stopped at step {self.step} and saved {folder.name} ({self.done():.0%} of the run); "
-                "the same command goes on from there"
+            why = f"after a piece of {self.piece.minutes:g} minutes, " if self.over and not self.stopping else ""
+            raise self.ranks.alike(
+                Stopped(
+                    f"{self.out}: {why}stopped at step {self.step} and saved {folder.name} ({self.done():.0%} of the run); "
+                    "the same command goes on from there"
+                )
             )
-        if self.after is not None:
-            self.after(folder, self.step)
-        spent = Spent.of(checkpoint.verify(folder))
+        self._after(folder)
+        spent = Spent.of(self.ranks.first(lambda: checkpoint.verify(folder)))
         return Result(self.out, folder, self.step, self.images, self.seconds, self.loss, self.task.device.type, spent)
 
-    def _steps(self, log: Log) -> None:
+    def _steps(self, log: Log | Mute) -> None:
         """Steps until a limit is reached or a stop is asked for."""
         began, last_save, last_grid = time.monotonic() - self.seconds, time.monotonic(), time.monotonic()
         order = Order.of(self.source, self.config.seed)
-        stream = batches(self.source, order, self.step, self.config.batch, workers=1)
-        with closing(stream), Progress("train", total=self._total(), done=self.images, unit="img") as progress:
-            while self.done() < 1 and not self.stop.requested:
-                loss = self.task.loss(self.net, self.layout, next(stream), self.step)
+        rows = range(self.shares[0].first, self.shares[-1].first + self.shares[-1].rows)
+        stream = batches(self.source, order, self.step, self.config.batch, workers=1, rows=rows)
+        meter = Progress("train", total=self._total(), done=self.images, unit="img") if self.ranks.leads else Mute()
+        with closing(stream), meter as progress:
+            self._look()
+            while self.done() < 1 and not (self.stopping or self.over):
+                loss = self._gradients(next(stream))
                 self._finite(loss, "loss")
-                loss.backward()
                 norm = self.optimiser.step(self.images, self.done(), lambda norm: self._finite(norm, "gradient"))
                 self.step += 1
-                self.loss, self.seconds = float(loss.detach()), time.monotonic() - began
+                self.loss = float(loss)
+                now = time.monotonic()
+                self.seconds, save, grid = self._look(now - began, now - last_save, now - last_grid)
                 progress.update(self.config.batch, note=f"loss {self.loss:.3f}")
                 if self.step % max(self.config.log_steps, 1) == 0:
                     log.write(step=self.step, images=self.images, loss=self.loss, gradient=float(norm), seconds=round(self.seconds, 1))
-                due = self.config.save_minutes and time.monotonic() - last_save > 60 * self.config.save_minutes
-                if due or (self.config.save_steps and self.step % self.config.save_steps == 0):
+                if 0 < 60 * self.config.save_minutes < save or (self.config.save_steps and self.step % self.config.save_steps == 0):
                     self.save()
                     last_save = time.monotonic()
-                if self.after and self.config.grid_minutes and time.monotonic() - last_grid > 60 * self.config.grid_minutes:
-                    self.after(self.save(), self.step)
+                if self.after and 0 < 60 * self.config.grid_minutes < grid:
+                    self._after(self.save())
                     last_grid = time.monotonic()
-                if self.piece.over:  # looked at after a step: the shortest piece gets on
-                    break
+
+    def _gradients(self, galaxies: Galaxies) -> Tensor:
+        """Leaves the mean gradient of a batch in the weights; gives its loss. Both are of the rows of all ranks."""
+        many, losses = len(self.shares), []
+        for part, share in enumerate(self.shares):
+            rows = galaxies if many == 1 else galaxies.rows(share.places() - self.shares[0].first)
+
+            def loss(rows: Galaxies = rows, share: Share = share) -> Tensor:
+                value = self.task.loss(self.learner, self.layout, rows, self.step, share)
+                return value if many == 1 else value / many
+
+            losses.append(self.ranks.backward(self.learner, loss, last=part == many - 1))
+        return self.ranks.mean(losses[0] if many == 1 else torch.stack(losses).sum())
+
+    def _look(self, *passed: float) -> list[float]:
+        """Looks whether to stop, which all ranks do after the same step; gives the seconds `passed` by the slowest clock."""
+        # A piece is over only after a step: the shortest one gets on.
+        mine = (self.stop.requested or self.ranks.orphaned, bool(passed) and self.piece.over, *passed)
+        stopping, over, *passed_by_all = self.ranks.most(mine)
+        self.stopping, self.over = bool(stopping), bool(over)
+        return passed_by_all
+
+    def _after(self, folder: Path) -> None:
+        """Shows what a checkpoint draws; the others wait for it."""
+        after = self.after
+        if after is not None:
+            self.ranks.first(lambda: _shown(after, folder, self.step))
 
     @property
     def images(self) -> int:
@@ -212,8 +271,8 @@ class _Run:
         limits = [self.config.steps * self.config.batch, self.config.images]
         return min((limit for limit in limits if limit), default=None)
 
-    def _claim(self) -> None:
-        """Writes what this run is, or compares with what the folder says it is."""
+    def _claim(self) -> int:
+        """Writes what this run is, or compares with what the folder says it is; gives the threads it was begun with."""
         mine = self.description()
         path = self.out / "run.json"
         if not path.exists():
@@ -224,30 +283,48 @@ class _Run:
                 text = "\n".join(self.source.hashed_ids())
                 files.commit(self.out / "trained_on.ids", lambda file: file.write(text.encode()))
             files.commit_json(path, {"run": mine, "versions": versions, "machine": host.processor(self.task.device.type)})
-            return
+            return self.threads
         record = files.read_json(path)
         theirs = record.get("run") if isinstance(record, dict) else None
         if not isinstance(theirs, dict):
             raise Mismatch(f"{path}: does not say what run this is; the file is damaged, use another --out")
         if not self.config.threads and isinstance(theirs.get("threads"), int):
-            self.threads = mine["threads"] = theirs["threads"]  # pinned when the run began: sums depend on it
+            mine["threads"] = theirs["threads"]  # pinned when the run began: sums depend on it
         for name, here, there in _differences(mine, theirs):
             raise Mismatch(f"{self.out}: holds another run: {name} is {there!r} there and {here!r} here; use another --out")
+        return int(mine["threads"])
 
-    def _resume(self, log: Log) -> None:
+    def _resume(self, log: Log | Mute) -> None:
+        """Takes the newest good checkpoint, which the first rank chooses; afterwards all ranks hold the same weights."""
+        name, record, refused = self.ranks.first(self._newest)
+        if name:
+            found = checkpoint.Restored(self.out / "checkpoints" / name, record, tuple(refused))
+            self.ranks.together(lambda: self._restore(found))
+            log.truncate(self.step)
+            log.write(resumed=self.step, refused=list(found.refused))
+        if self.ranks.world > 1:
+            self.ranks.same("weights", checkpoint.content_digest({n: t.cpu() for n, t in self.optimiser.state().items()}))
+
+    def _newest(self) -> tuple[str, dict[str, Any], tuple[str, ...]]:
         found = checkpoint.newest(self.out)
         if found is None:
-            return
+            return "", {}, ()
         for refusal in found.refused:
             print(f"galaxysd: {refusal}; going on from {found.folder.name}", file=sys.stderr)
+        return found.folder.name, found.record, found.refused
+
+    def _restore(self, found: checkpoint.Restored) -> None:
         averaged, state = found.file("model").tensors, found.file("training").tensors
         checkpoint.agree(self.net, averaged, found.folder)
         self.optimiser.restore(averaged, state)
         self.step, self.seconds, self.before = int(found.record["step"]), float(found.record["seconds"]), Spent.of(found.record)
-        log.truncate(self.step)
-        log.write(resumed=self.step, refused=list(found.refused))
 
     def save(self) -> Path:
+        """Commits a checkpoint, by the first rank while the others wait; gives its folder."""
+        cpu = self.ranks.total(host.cpu_seconds() - self.piece.cpu_began)
+        return self.out / "checkpoints" / self.ranks.first(lambda: self._save(cpu).name)
+
+    def _save(self, cpu: float) -> Path:
         about = {
             "kind": self.task.kind,
             "config": self.task.config.to_json(),
@@ -258,7 +335,7 @@ class _Run:
         }
         model = checkpoint.packed(self.optimiser.averaged(), about)
         training = checkpoint.packed(self.optimiser.state(), {**about, "kind": "training"})
-        spent = self.before.more(self.piece, host.processor(self.task.device.type))
+        spent = self.before.more(cpu, host.processor(self.task.device.type))
         return checkpoint.save(self.out, self.step, model, training, {"seconds": self.seconds, **spent.to_json()})
 
     def _finite(self, value: Tensor, what: str) -> None:
@@ -266,9 +343,11 @@ class _Run:
             return
         good = checkpoint.newest(self.out)
         last = f"the last good checkpoint is {good.folder}" if good else "no checkpoint had been saved"
-        raise NonFinite(
-            f"{self.out}: the {what} of step {self.step} is {float(value.detach())}; nothing of this step was kept, {last}; "
-            "lower train.learning_rate or look at the data of this step"
+        raise self.ranks.alike(
+            NonFinite(
+                f"{self.out}: the {what} of step {self.step} is {float(value.detach())}; nothing of this step was kept, {last}; "
+                "lower train.learning_rate or look at the data of this step"
+            )
         )
 
 

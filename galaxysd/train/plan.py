@@ -19,17 +19,18 @@ def plan(config: Config, device: torch.device) -> dict[str, Any]:
     model, train = config.model, config.train
     dtype = resolve_dtype(train.dtype, device)
     labels = schema(config.condition.schema)
+    rows = train.batch // train.accumulate  # that one rank has in memory at a time
     with torch.device("meta"):
         net = UNet(model, conditions.width(labels))
-        image = torch.empty(train.batch, model.image_channels, model.image_size, model.image_size)
+        image = torch.empty(rows, model.image_channels, model.image_size, model.image_size)
         counter = FlopCounterMode(display=False, custom_mapping={torch.ops.galaxysd.attention: _attention_flops})
         with counter, torch.autograd.graph.saved_tensors_hooks(kept := _Kept(), lambda t: t):
-            out = net(image.to(dtype), torch.empty(train.batch), torch.empty(train.batch, conditions.width(labels)))
+            out = net(image.to(dtype), torch.empty(rows), torch.empty(rows, conditions.width(labels)))
     parameters = sum(each.numel() for each in net.parameters())
-    forward = counter.get_total_flops() / train.batch
+    forward = counter.get_total_flops() / rows
     return {
         "preset": config.name,
-        "input": [train.batch, model.image_channels, model.image_size, model.image_size],
+        "input": [rows, model.image_channels, model.image_size, model.image_size],
         "output": list(out.shape),
         "conditions": conditions.width(labels),
         "maps": [[width, model.image_size // model.unshuffle // 2**level] for level, width in enumerate(model.channels)],

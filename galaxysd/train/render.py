@@ -38,8 +38,8 @@ class Rendered:
         return self.source.describe()
 
 
-def rendered(source: SimulatedSource, folder: Path, piece: Piece | None = None) -> Rendered:
-    """Renders what is not in `folder` yet; Stopped when the piece is over before all of it is."""
+def rendered(source: SimulatedSource, folder: Path, piece: Piece | None = None, render: bool = True) -> Rendered:
+    """Renders what is not in `folder` yet; Stopped when the piece is over before all of it is. Without `render` all of it is there."""
     if PART % source.chunk:
         raise GalaxySDError(f"chunks of {source.chunk} galaxies do not fill sets of {PART}; take a divisor of it")
     parts: list[Source] = []
@@ -52,6 +52,7 @@ def rendered(source: SimulatedSource, folder: Path, piece: Piece | None = None) 
         first = source.first + start
         part = dataclasses.replace(source, first=first, n=min(PART, source.n - start))
         where = folder / f"{first:010d}-{part.n}"
-        made += write_set(part, where, len(os.sched_getaffinity(0)))[1]
+        if render:
+            made += write_set(part, where, len(os.sched_getaffinity(0)))[1]
         parts.append(open_set(where))
     return Rendered(source, parts)

@@ -103,6 +103,15 @@ def test_batches_hold_the_rows_of_their_positions(make: Any) -> None:
         assert galaxies.ids == [f"g-{i}" for i in expected]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_parts_of_batches_are_the_batches(make: Any, workers: int) -> None:
+    source = Counting(make, [7, 5, 9, 3])
+    order = Order(source.chunk_rows, 3, window=2)
+    whole = [galaxies.ids for galaxies in take(7, source, order, 2, 10)]
+    parts = [take(7, source, order, 2, 10, workers=workers, rows=rows) for rows in (range(4), range(4, 5), range(5, 10))]
+    assert [[name for part in parts for name in part[number].ids] for number in range(7)] == whole
+
+
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_any_worker_count_and_any_start_give_the_same_batches(written: Path, workers: int) -> None:
     data = open_set(written)
@@ -154,6 +163,13 @@ def test_impossible_batches_are_refused(written: Path, options: dict[str, int]) 
     data = open_set(written)
     with pytest.raises(GalaxySDError, match="batches: start"):
         batches(data, Order.of(data, 0), **{"start": 0, "batch": 4, **options})
+
+
+@pytest.mark.parametrize("rows", [range(0), range(-1, 2), range(2, 5), range(0, 4, 2)])
+def test_parts_that_are_none_are_refused(written: Path, rows: range) -> None:
+    data = open_set(written)
+    with pytest.raises(GalaxySDError, match=f"rows {rows.start} to {rows.stop} of a batch of 4; a part of it is needed"):
+        batches(data, Order.of(data, 0), 0, 4, rows=rows)
 
 
 def test_an_order_of_another_source_is_refused(written: Path) -> None:

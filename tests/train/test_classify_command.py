@@ -13,6 +13,7 @@ import torch
 from galaxysd import cli
 from galaxysd.model.classifier import load_judge
 from galaxysd.simulate.survey import frame, simulate
+from tests import ranking
 
 WORDS = ["classify", "train", "--device", "cpu", "--simulate", "tutorial", "--n", "256", "--images", "512", "--set", "train.threads=1"]
 WORDS += ["--held-out", "64"]
@@ -64,3 +65,19 @@ def test_a_dry_run_prints_the_config(capsys):
     said = json.loads(capsys.readouterr().out)
     assert said["name"] == "judge-32"
     assert said["train"]["images"] == 512
+
+
+def test_two_ranks_are_one(trained, tmp_path: Path):
+    """The same losses, shipped and printed by the first rank."""
+    folder, said = trained
+    words = [*WORDS, "--ship", str(tmp_path / "mine.safetensors"), "--json", "--out", str(tmp_path / "run")]
+    first, other = ranking.processes(2, tmp_path / "ranks", lambda: cli.main(words))
+    assert first.value == other.value == 0, (first, other)
+    assert (other.out, other.err) == ("", "")
+    mine = json.loads(first.out)
+    assert mine["steps"] == 4
+    assert mine["loss"] == pytest.approx(said["loss"], rel=1e-6)
+    assert mine["held_out"].keys() == said["held_out"].keys()
+    assert load_judge(tmp_path / "mine.safetensors").path.stat().st_size == pytest.approx(
+        (folder / "mine.safetensors").stat().st_size, rel=0.01
+    )

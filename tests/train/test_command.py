@@ -6,19 +6,24 @@ import argparse
 import hashlib
 import importlib.util
 import json
+import os
 import re
+import signal
+import threading
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from galaxysd import checkpoint, cli
+from galaxysd import checkpoint, cli, runlog
 from galaxysd import config as configs
 from galaxysd.data import readers, shards
 from galaxysd.data.mixed import Mixed
+from galaxysd.errors import Stopped
 from galaxysd.simulate.survey import SimulatedSource
-from galaxysd.train import command
-from tests import killing, tiny
+from galaxysd.train import command, render
+from tests import killing, ranking, tiny
 
 TINY = [word for setting in tiny.SETTINGS for word in ("--set", setting)]
 # The smallest stamps the survey renders.
@@ -180,3 +185,86 @@ def test_the_stretch_is_that_of_the_first_galaxies(monkeypatch):
     x = found.forward(images)
     assert x.mean((0, 2, 3)).abs().max() < 1e-5
     assert (x.std((0, 2, 3), correction=0) - config.diffusion.sigma_data).abs().max() < 1e-5
+
+
+def ranks(folder: Path, *words: str) -> list[ranking.Ended]:
+    """The command on two ranks."""
+    return ranking.processes(2, folder, lambda: cli.main(["train", "--device", "cpu", *words]))
+
+
+def test_two_ranks_keep_ship_and_report_once(tmp_path: Path, monkeypatch):
+    """The first rank renders what is kept, while the other waits; it alone ships and prints."""
+    out, sky, mine = tmp_path / "run", tmp_path / "sky", tmp_path / "mine.safetensors"
+    words = [*SIMULATED, "--set", "train.log_steps=1", "--steps", "3"]
+    write_set = render.write_set
+
+    def slowly(*given):
+        assert os.environ["RANK"] == "0"
+        time.sleep(0.5)
+        return write_set(*given)
+
+    monkeypatch.setattr(render, "write_set", slowly)
+    first, other = ranks(tmp_path / "ranks", *words, "--keep", str(sky), "--ship", str(mine), "--json", "--out", str(out))
+    assert first.code == first.value == other.code == other.value == 0, (first, other)
+    said = json.loads(first.out)
+    assert (said["steps"], said["images"], said["model"]) == (3, 12, str(mine))
+    assert other.out == other.err == ""
+    assert checkpoint.read(mine).about["card"]["steps"] == 3
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000003"]
+    alone = tmp_path / "alone"
+    assert train(*words, out=alone) == 0
+    losses = [[row["loss"] for row in runlog.read(each / "log.jsonl") if "gradient" in row] for each in (out, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--preset", "smok-32"], 2, "preset smok-32: no such preset"),
+        (["--steps", "1", "--data", "nowhere"], 2, "nowhere: no such folder"),
+        ([*SIMULATED, "--steps", "1", "--set", "train.batch=3"], 2, "train.batch: 3 rows do not divide by 2 ranks; use 2 or 4"),
+        ([*SIMULATED, "--steps", "1", "--ship", "/"], 2, "--ship /: already there"),
+        ([*SIMULATED, "--keep", "sky", "--steps", "1", "--piece", "-1"], 2, "--piece -1: minutes after which"),
+    ],
+)
+def test_what_two_ranks_refuse_is_said_once(tmp_path: Path, monkeypatch, words: list[str], code: int, said: str):
+    monkeypatch.chdir(tmp_path)
+    first, other = ranks(tmp_path / "ranks", *words, "--out", str(tmp_path / "run"))
+    assert first.value == other.value == code, (first, other)
+    assert said in first.err
+    assert first.err.count("\n") == 1
+    assert other.err == other.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_two_ranks_is_printed_once(tmp_path: Path):
+    first, other = ranks(tmp_path / "ranks", "--dry-run", "--json", *TINY, "--set", "train.accumulate=2")
+    assert json.loads(first.out)["config"]["train"]["accumulate"] == 2
+    assert (other.value, other.out) == (0, "")
+
+
+def test_a_signal_before_the_first_step_ends_two_ranks_with_75(tmp_path: Path, monkeypatch):
+    begun = tmp_path / "begun"
+
+    def rendering(*given):
+        begun.touch()
+        with runlog.StopSignals() as stop:
+            while not stop.requested:
+                time.sleep(0.01)
+        raise Stopped("stopped while it rendered")
+
+    def once_begun() -> None:
+        while not begun.exists():
+            time.sleep(0.01)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def work() -> int:
+        threading.Thread(target=once_begun, daemon=True).start()
+        return train(*SIMULATED, "--steps", "1", "--keep", str(tmp_path / "sky"), out=tmp_path / "run")
+
+    monkeypatch.setattr(render, "write_set", rendering)
+    first, other = ranking.processes(2, tmp_path / "ranks", work)
+    assert first.value == other.value == 75, (first, other)
+    assert "stopped while it rendered" in first.err
+    assert (other.out, other.err) == ("", "")

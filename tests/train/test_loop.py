@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from galaxysd import checkpoint, runlog
+from galaxysd.distributed import ALONE, Ranks
 from galaxysd.errors import GalaxySDError, Mismatch, Stopped
 from galaxysd.runlog import StopSignals
 from galaxysd.train import loop
-from tests import killing, tiny
+from tests import killing, ranking, tiny
 
 STEPS = ("train.steps=12", "train.save_steps=2")
 
@@ -39,21 +40,9 @@ def test_killed_runs_end_in_the_bytes_of_an_undisturbed_one(tmp_path: Path, undi
 
 
 def test_stopping_saves_and_the_same_command_goes_on(tmp_path: Path, undisturbed: str):
-    class AfterThree(StopSignals):
-        looked = 0
-
-        @property
-        def requested(self) -> bool:
-            self.looked += 1
-            return self.looked > 3
-
-        @requested.setter
-        def requested(self, value: bool) -> None:
-            pass
-
     out = tmp_path / "run"
     with pytest.raises(Stopped, match="stopped at step 3 and saved step-00000003"):
-        tiny.run(out, *STEPS, stop=AfterThree())
+        tiny.run(out, *STEPS, stop=ranking.Stop(3))
     assert checkpoint.newest(out).record["step"] == 3
     tiny.run(out, *STEPS)
     assert killing.weights_digest(out) == undisturbed
@@ -153,8 +142,8 @@ def test_of_two_trainers_one_proceeds(tmp_path: Path):
 def test_a_number_that_is_none_stops_before_the_weights(tmp_path: Path, monkeypatch, what: str):
     out, loss = tmp_path / "run", tiny.DenoiseTask.loss
 
-    def poisoned(self, net, layout, galaxies, step):
-        value = loss(self, net, layout, galaxies, step)
+    def poisoned(self, net, layout, galaxies, step, share):
+        value = loss(self, net, layout, galaxies, step, share)
         if step != 7:
             return value
         return value * float("nan") if what == "loss" else value + (next(net.parameters()).sum() * 0).sqrt()
@@ -183,3 +172,198 @@ def test_the_model_of_a_checkpoint_is_the_average_of_the_weights(tmp_path: Path)
     assert not torch.equal(model["head.weight"], training["weight.head.weight"])
     apart = (model["head.weight"] - training["weight.head.weight"]).norm()
     assert 0 < apart < training["weight.head.weight"].norm()  # behind the weights, on their way from zero
+
+
+class Seen:
+    """The ids of the galaxies that steps were shown, in their order."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.ids: list[str] = []
+        loss = tiny.DenoiseTask.loss
+
+        def spied(task, net, layout, galaxies, step, share):
+            self.ids += galaxies.ids
+            return loss(task, net, layout, galaxies, step, share)
+
+        monkeypatch.setattr(tiny.DenoiseTask, "loss", spied)
+
+
+EIGHT = ("train.batch=8", "train.log_steps=1", "train.save_steps=4")
+
+
+def losses(out: Path) -> list[float]:
+    return [row["loss"] for row in runlog.read(out / "log.jsonl") if "gradient" in row]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    """Twelve steps of one rank."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    tiny.run(out, *EIGHT, "train.steps=12")
+    return out
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 4), (2, 1), (2, 2), (4, 1)])
+def test_ranks_and_parts_see_the_same_galaxies_and_lose_the_same(tmp_path: Path, straight: Path, monkeypatch, world: int, accumulate: int):
+    """The losses of 12 steps agree within 1e-6 of one rank's; a batch's galaxies stand in the ranks' order."""
+    seen = Seen(monkeypatch)
+    tiny.run(tmp_path / "alone", *EIGHT, "train.steps=12")
+    alone, seen.ids = [seen.ids[step * 8 : step * 8 + 8] for step in range(12)], []
+
+    def work(ranks: Ranks) -> list[str]:
+        seen.ids.clear()
+        tiny.run(tmp_path / "run", *EIGHT, "train.steps=12", f"train.accumulate={accumulate}", ranks=ranks)
+        return seen.ids
+
+    ended = ranking.forked(world, tmp_path, work)
+    assert [each.code for each in ended] == [0] * world, ended
+    rows = 8 // world
+    assert [[name for each in ended for name in each.value[step * rows :][:rows]] for step in range(12)] == alone
+    assert losses(tmp_path / "run") == pytest.approx(losses(straight), rel=1e-6, abs=0)
+    assert losses(tmp_path / "run") != losses(straight)  # sums in another order: were they equal, one rank would have done it all
+    assert all(each.out == each.err == "" for each in ended[1:])
+    assert "train: 96 img" in ended[0].err
+
+
+def test_a_run_goes_on_with_any_number_of_ranks(tmp_path: Path, straight: Path):
+    """Two ranks, then one, then two of two parts: 12 steps lose what one rank lost, and one rank wrote."""
+    out = tmp_path / "run"
+
+    def piece(last: int, *settings: str):
+        def work(ranks: Ranks) -> None:
+            tiny.run(out, *EIGHT, "train.steps=12", *settings, stop=ranking.Stop(last), ranks=ranks)
+
+        return work
+
+    assert [each.code for each in ranking.forked(2, tmp_path / "first", piece(4))] == [75, 75]
+    assert (checkpoint.newest(out).record["step"], checkpoint.newest(out).record["calls"]) == (4, 1)
+    with pytest.raises(Stopped, match="stopped at step 8"):
+        piece(4)(ALONE)
+    ended = ranking.forked(2, tmp_path / "last", piece(12, "train.accumulate=2"))
+    assert [each.code for each in ended] == [0, 0], ended
+    assert losses(out) == pytest.approx(losses(straight), rel=1e-6, abs=0)
+    assert [row["resumed"] for row in runlog.read(out / "log.jsonl") if "resumed" in row] == [4, 8]
+    record = checkpoint.newest(out).record
+    assert (record["step"], record["calls"], len(record["machines"])) == (12, 3, 1)
+
+
+def test_a_stop_of_one_rank_stops_all_after_the_same_step_and_they_go_on(tmp_path: Path):
+    out = tmp_path / "run"
+
+    def work(ranks: Ranks) -> int:
+        return tiny.run(out, *EIGHT, "train.steps=12", stop=ranking.Stop(3 if ranks.rank == 1 else 99), ranks=ranks).steps
+
+    ended = ranking.forked(2, tmp_path, work)
+    assert [each.code for each in ended] == [75, 75], ended
+    assert "stopped at step 3 and saved step-00000003" in ended[0].err
+    assert ended[1].err == ""
+    ended = ranking.forked(2, tmp_path, lambda ranks: tiny.run(out, *EIGHT, "train.steps=12", ranks=ranks).steps)
+    assert [(each.code, each.value) for each in ended] == [(0, 12), (0, 12)], ended
+    whole = tmp_path / "whole"
+    ranking.forked(2, tmp_path, lambda ranks: tiny.run(whole, *EIGHT, "train.steps=12", ranks=ranks).steps)
+    assert killing.weights_digest(out) == killing.weights_digest(whole)  # two ranks add up in one way only
+
+
+def test_a_piece_ends_on_all_ranks_after_a_step(tmp_path: Path):
+    def work(ranks: Ranks) -> None:
+        tiny.run(tmp_path / "run", *STEPS, piece=loop.Piece(1e-9 if ranks.rank == 1 else 60), ranks=ranks)
+
+    ended = ranking.forked(2, tmp_path, work)
+    assert [each.code for each in ended] == [75, 75], ended
+    assert "minutes, stopped at step 1 and saved step-00000001" in ended[0].err
+
+
+def test_minutes_are_one_clock_for_all_ranks(tmp_path: Path):
+    """A run limited by time draws its learning rate from it: ranks whose clocks disagree would drift apart."""
+
+    def work(ranks: Ranks) -> list[float]:
+        result = tiny.run(tmp_path / "run", "train.batch=8", "train.minutes=0.005", "train.decay=1.0", ranks=ranks)
+        return [result.steps, result.seconds]
+
+    one, other = ranking.forked(2, tmp_path, work)
+    assert one.code == other.code == 0, (one, other)
+    assert one.value == other.value
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_number_that_is_none_on_one_rank_stops_all(tmp_path: Path, monkeypatch, what: str):
+    loss = tiny.DenoiseTask.loss
+
+    def poisoned(self, net, layout, galaxies, step, share):
+        value = loss(self, net, layout, galaxies, step, share)
+        if step != 7 or share.first == 0:
+            return value
+        return value * float("nan") if what == "loss" else value + (next(net.parameters()).sum() * 0).sqrt()
+
+    monkeypatch.setattr(tiny.DenoiseTask, "loss", poisoned)
+    ended = ranking.forked(2, tmp_path, lambda ranks: tiny.run(tmp_path / "run", *STEPS, ranks=ranks))
+    assert [each.code for each in ended] == [2, 2], ended
+    assert f"the {what} of step 7 is nan" in ended[0].err
+    assert "the last good checkpoint is" in ended[0].err
+    assert ended[1].err == ""
+    assert checkpoint.newest(tmp_path / "run").record["step"] == 6
+
+
+def test_ranks_of_different_commands_are_refused(tmp_path: Path):
+    def work(ranks: Ranks) -> None:
+        tiny.run(tmp_path / "run", *STEPS, f"train.learning_rate={0.001 * (1 + ranks.rank)}", ranks=ranks)
+
+    ended = ranking.forked(2, tmp_path, work)
+    assert [each.code for each in ended] == [3, 3], ended
+    assert "rank 1 has other settings, data or versions than rank 0" in ended[0].err
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_ranks_that_hold_other_weights_are_refused(tmp_path: Path, monkeypatch):
+    build = tiny.DenoiseTask.build
+
+    def work(ranks: Ranks) -> None:
+        def strayed(self):
+            net = build(self)
+            with torch.no_grad():
+                next(net.parameters()).view(-1)[0] += ranks.rank
+            return net
+
+        tiny.DenoiseTask.build = strayed  # in the rank's own process
+        tiny.run(tmp_path / "run", *STEPS, ranks=ranks)
+
+    ended = ranking.forked(2, tmp_path, work)
+    assert [each.code for each in ended] == [3, 3], ended
+    assert "rank 1 has other weights than rank 0" in ended[0].err
+
+
+def test_a_held_folder_is_refused_for_all_ranks_in_one_line(tmp_path: Path):
+    with loop.files.held(tmp_path / "run"):
+        ended = ranking.forked(2, tmp_path, lambda ranks: tiny.run(tmp_path / "run", *STEPS, ranks=ranks))
+    assert [each.code for each in ended] == [3, 3], ended
+    assert "another process is working in this folder" in ended[0].err
+    assert ended[1].err == ""
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused_before_anything_is_written(tmp_path: Path):
+    ended = ranking.forked(3, tmp_path, lambda ranks: tiny.run(tmp_path / "run", *STEPS, ranks=ranks))
+    assert [each.code for each in ended] == [2, 2, 2], ended
+    assert "train.batch: 4 rows do not divide by 3 ranks; use 3 or 6" in ended[0].err
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_of_a_step_are_not_part_of_what_a_run_is(tmp_path: Path):
+    """A checkpoint says it where it is used, and is silent as before where it is not."""
+    tiny.run(tmp_path / "run", *EIGHT, "train.steps=4")
+    assert "accumulate" not in checkpoint.newest(tmp_path / "run").file("model").about["config"]["train"]
+    with pytest.raises(Stopped):
+        tiny.run(tmp_path / "other", *EIGHT, "train.steps=8", "train.accumulate=2", stop=ranking.Stop(4))
+    assert checkpoint.newest(tmp_path / "other").file("model").about["config"]["train"]["accumulate"] == 2
+    assert tiny.run(tmp_path / "other", *EIGHT, "train.steps=8", "train.accumulate=4").steps == 8
+
+
+def test_ranks_save_and_draw_by_one_clock_and_the_first_does_it(tmp_path: Path):
+    def work(ranks: Ranks) -> list[int]:
+        drawn: list[int] = []
+        task = tiny.task("train.steps=3", "train.save_minutes=1e-6", "train.grid_minutes=1e-6")
+        loop.train(task, tiny.Blobs(), tmp_path / "run", StopSignals(), after=lambda folder, step: drawn.append(step), ranks=ranks)
+        return drawn
+
+    ended = ranking.forked(2, tmp_path, work)
+    assert [(each.code, each.value) for each in ended] == [(0, [1, 2, 3, 3]), (0, [])], ended
+    assert [folder.name for folder in checkpoint.committed(tmp_path / "run")] == ["step-00000003", "step-00000002"]

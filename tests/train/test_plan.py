@@ -92,3 +92,11 @@ def test_words(config, real):
     assert f"preset       smoke-32: {real['parameters'] / 1e6:.2f} M parameters, 69 condition features" in text
     assert "shapes       (2, 3, 32, 32) -> (2, 3, 32, 32); maps 64 x 16 x 16, 128 x 8 x 8" in text
     assert "execution    eager: on a CPU" in text
+
+
+def test_parts_of_a_step_save_memory():
+    whole, parts = (plan.plan(tiny.config("train.batch=16", f"train.accumulate={n}"), torch.device("cpu")) for n in (1, 4))
+    assert parts["input"][0] == 4
+    kept = [each["memory_mb"]["activations kept for backward"] for each in (whole, parts)]
+    assert kept[1] == pytest.approx(kept[0] / 4, abs=0.1)
+    assert parts["gflop_train_per_image"] == whole["gflop_train_per_image"]
