@@ -34,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--new-answer", metavar="NAME", help="the galaxies of --data are of a class of your own, which `sample --ask NAME` draws"
     )
-    known = parser.add_mutually_exclusive_group()
-    known.add_argument(
+    parser.add_argument(
         "--rehearse", type=Path, metavar="SET", help="with --from: galaxies that MODEL knows (simulated again, if it learned from such)"
     )
     parser.add_argument(
