@@ -45,7 +45,7 @@ demo: $(STAMP)
 	$(BIN)/galaxysd demo --minutes 5 --out $$out
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -q --durations=8
+	@$(BIN)/python -m pytest -q --durations=8 --numprocesses=2 --dist=loadfile
 
 check: $(STAMP)
 	@$(BIN)/ruff check --quiet .

@@ -135,6 +135,21 @@ def report(request: pytest.FixtureRequest) -> Report:
     return Report(request.node)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    worker = getattr(session.config, "workeroutput", None)
+    if worker is not None:  # of pytest-xdist: its summary is the controller's
+        mine = session.config.stash[SESSION]
+        worker["sizes"], worker["figures"] = mine.sizes, mine.figures
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Takes what a worker of pytest-xdist has to tell; one that crashed has nothing, and its tests failed."""
+    mine, theirs = node.config.stash[SESSION], getattr(node, "workeroutput", {})
+    mine.sizes |= theirs.get("sizes", {})
+    mine.figures += theirs.get("figures", [])
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     session = config.stash[SESSION]
     if session.sizes:
