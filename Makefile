@@ -15,6 +15,8 @@ STAMP36 := $(VENV36)/.installed
 
 # What the survey's proof is measured against.
 GALSIM := $(VENV)/.galsim
+# And the trainer's.
+DIFFUSERS := $(VENV)/.diffusers
 
 .PHONY: help demo test check fix proof-core proof-kernels proof-survey proof-train bench gpu long clean
 .DEFAULT_GOAL := help
@@ -84,8 +86,15 @@ proof-survey: $(GALSIM)
 	@$(BIN)/python -c 'import galsim' || { rm -f $(GALSIM); exit 1; }
 	@$(PROOF) --tier proof -m proof_survey
 
-proof-train: $(STAMP)
+# What a train step is measured against; it brings huggingface_hub along.
+$(DIFFUSERS): $(STAMP)
+	@echo "installing diffusers into $(VENV), 30 MB"
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check $(CONSTRAINTS) 'diffusers>=0.36,<1'
+	@touch $@
+
+proof-train: $(DIFFUSERS)
 	@$(PROOF) --tier proof -m proof_train
+	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_benchmarks_pace.py
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks check
@@ -94,7 +103,7 @@ bench: $(STAMP)
 gpu:
 	@PYTHONPATH=. $(PYTHON) -m benchmarks gpu --minutes $(MINUTES)
 
-long: $(STAMP) $(GALSIM)
+long: $(STAMP) $(GALSIM) $(DIFFUSERS)
 	@$(PROOF) --tier long
 
 clean:
