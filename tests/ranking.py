@@ -41,7 +41,7 @@ class Ended:
     err: str
 
 
-def forked(world: int, folder: Path, work: Callable[[Ranks], Any], seconds: float = 60.0) -> list[Ended]:
+def forked(world: int, folder: Path, work: Callable[[Ranks], Any], seconds: float = 100.0) -> list[Ended]:
     """Runs `work` on each of `world` ranks, and gives how each ended; who is not done after `seconds` is killed, and that is an error."""
 
     def entered() -> Any:
@@ -57,7 +57,7 @@ def launchers_store() -> dist.TCPStore:
 
 
 def processes(
-    world: int, folder: Path, work: Callable[[], Any], seconds: float = 60.0, store: dist.TCPStore | None = None, restart: int = 0
+    world: int, folder: Path, work: Callable[[], Any], seconds: float = 100.0, store: dist.TCPStore | None = None, restart: int = 0
 ) -> list[Ended]:
     """The same for work that finds its rank in the environment itself."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -146,7 +146,7 @@ def test_nobody_waits_for_the_dead(tmp_path: Path, where: str):
         return ranks.most([1.0]) if where == "most" else ranks.together(lambda: 1)
 
     for _ in range(8 if where == "backward" else 1):  # its group once waited, now and then, for a thread that waited for it
-        ended = ranking.forked(3 if where == "first" else 2, tmp_path, work, seconds=30)
+        ended = ranking.forked(3 if where == "first" else 2, tmp_path, work, seconds=90)
         assert [each.code for each in ended] == [4, -signal.SIGKILL, 4][: len(ended)], ended
         assert "rank 0: another rank is gone or silent (" in ended[0].err
         assert all(each.err == "" for each in ended[2:])

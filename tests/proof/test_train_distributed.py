@@ -51,9 +51,9 @@ def stream(out: Path) -> str:
 def test_one_two_four_one(tmp_path: Path, report):
     """Ranks change from 1 to 2 to 4 to 1: the galaxies come in one order, the losses of 40 steps agree within 1e-6."""
     straight, out = tmp_path / "straight", tmp_path / "run"
-    assert [each.code for each in ranking.forked(1, tmp_path / "ranks", spied(straight, 40, 99))] == [0]
+    assert [each.code for each in ranking.forked(1, tmp_path / "ranks", spied(straight, 40, 99), 400)] == [0]
     for world, last, code in ((1, 10, 75), (2, 20, 75), (4, 30, 75), (1, 99, 0)):
-        ended = ranking.forked(world, tmp_path / "ranks", spied(out, 40, last))
+        ended = ranking.forked(world, tmp_path / "ranks", spied(out, 40, last), 400)
         assert [each.code for each in ended] == [code] * world, ended
         assert checkpoint.newest(out).record["step"] == min(last, 40)
     assert stream(out) == stream(straight)
@@ -66,8 +66,8 @@ def test_one_two_four_one(tmp_path: Path, report):
 @pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (4, 1), (2, 4), (8, 1), (1, 8)])
 def test_forty_steps_of_ranks_and_parts(tmp_path: Path, report, world: int, accumulate: int):
     straight, out = tmp_path / "straight", tmp_path / "run"
-    assert [each.code for each in ranking.forked(1, tmp_path / "ranks", spied(straight, 40, 99))] == [0]
-    ended = ranking.forked(world, tmp_path / "ranks", spied(out, 40, 99, f"train.accumulate={accumulate}"))
+    assert [each.code for each in ranking.forked(1, tmp_path / "ranks", spied(straight, 40, 99), 400)] == [0]
+    ended = ranking.forked(world, tmp_path / "ranks", spied(out, 40, 99, f"train.accumulate={accumulate}"), 400)
     assert [each.code for each in ended] == [0] * world, ended
     assert stream(out) == stream(straight)
     apart = max(abs(mine / theirs - 1) for mine, theirs in zip(losses(out), losses(straight), strict=True))
@@ -78,7 +78,7 @@ def test_forty_steps_of_ranks_and_parts(tmp_path: Path, report, world: int, accu
 def test_bfloat16_agrees_to_its_rounding(tmp_path: Path, report):
     straight, out = tmp_path / "straight", tmp_path / "run"
     for folder, world in ((straight, 1), (out, 2)):
-        ended = ranking.forked(world, tmp_path / "ranks", spied(folder, 40, 99, "train.dtype='bf16'"))
+        ended = ranking.forked(world, tmp_path / "ranks", spied(folder, 40, 99, "train.dtype='bf16'"), 400)
         assert [each.code for each in ended] == [0] * world, ended
     apart = max(abs(mine / theirs - 1) for mine, theirs in zip(losses(out), losses(straight), strict=True))
     report("2 ranks in bfloat16: largest relative difference of a loss from one rank's", apart, n=40)
