@@ -51,13 +51,36 @@ def forked(world: int, folder: Path, work: Callable[[Ranks], Any], seconds: floa
     return processes(world, folder, entered, seconds)
 
 
-def launchers_store() -> dist.TCPStore:
-    """The store that torchrun would hold, over all its restarts."""
-    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+class LaunchersStore:
+    """The store that torchrun would hold, over all its restarts; it ends with this object.
+
+    A process of its own, as torchrun is: its thread in this one could hold a lock in the very moment a rank is forked, for ever.
+    """
+
+    def __init__(self) -> None:
+        reader, writer = os.pipe()
+        self.child = os.fork()
+        if self.child == 0:
+            os.close(reader)
+            store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+            os.write(writer, f"{store.port}\n".encode())
+            signal.pause()
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as told:
+            self.port = int(told.readline())
+
+    def __del__(self) -> None:
+        os.kill(self.child, signal.SIGKILL)
+        os.waitpid(self.child, 0)
+
+
+def launchers_store() -> LaunchersStore:
+    return LaunchersStore()
 
 
 def processes(
-    world: int, folder: Path, work: Callable[[], Any], seconds: float = 100.0, store: dist.TCPStore | None = None, restart: int = 0
+    world: int, folder: Path, work: Callable[[], Any], seconds: float = 100.0, store: LaunchersStore | None = None, restart: int = 0
 ) -> list[Ended]:
     """The same for work that finds its rank in the environment itself."""
     folder.mkdir(parents=True, exist_ok=True)
