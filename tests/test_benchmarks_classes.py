@@ -14,22 +14,12 @@ from galaxysd import sample
 from galaxysd.data.schema import GZ2
 from galaxysd.evaluate import conditional
 from galaxysd.evaluate.features import Described
-from galaxysd.simulate.survey import SimulatedSource
-from galaxysd.train.command import fit_stretch
-from galaxysd.train.denoise import DenoiseTask
-from galaxysd.train.loop import train
 from tests import tiny
-
-SMALL = ("model.image_size=32", "model.unshuffle=4", "train.steps=20", "sample.steps=12", "sample.unit=16")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A run of a few steps at the size the judge looks at."""
-    out, config = tmp_path_factory.mktemp("classes") / "run", tiny.config(*SMALL)
-    source = SimulatedSource("tutorial", 1, 0, 64, 32)
-    train(DenoiseTask(config, source.frame, fit_stretch(source, config), torch.device("cpu")), source, out, tiny.StopSignals())
-    return out
+    return tiny.judged(tmp_path_factory.mktemp("classes") / "run", "sample.steps=12")
 
 
 WORDS = ["--n", "6", "--held-out", "128", "--population", "tutorial", "--device", "cpu"]

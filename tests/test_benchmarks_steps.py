@@ -7,31 +7,21 @@ import json
 import math
 
 import pytest
-import torch
 
 from benchmarks import curve, rows, steps
 from benchmarks.__main__ import main
 from galaxysd import sample
 from galaxysd.config import Config
 from galaxysd.diffusion.samplers import levels
-from galaxysd.simulate.survey import SimulatedSource
-from galaxysd.train.command import fit_stretch
-from galaxysd.train.denoise import DenoiseTask
-from galaxysd.train.loop import train
 from tests import tiny
 
-SMALL = ("model.image_size=32", "model.unshuffle=4", "train.steps=20", "sample.unit=16")
 WORDS = ["--n", "3", "--held-out", "128", "--population", "tutorial", "--device", "cpu"]
 without_matplotlib = importlib.util.find_spec("matplotlib") is None
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A run of a few steps at the size the judge looks at."""
-    out, config = tmp_path_factory.mktemp("steps") / "run", tiny.config(*SMALL)
-    source = SimulatedSource("tutorial", 1, 0, 64, 32)
-    train(DenoiseTask(config, source.frame, fit_stretch(source, config), torch.device("cpu")), source, out, tiny.StopSignals())
-    return out
+    return tiny.judged(tmp_path_factory.mktemp("steps") / "run")
 
 
 def test_points_reach_from_four_evaluations_to_thirty_five_and_each_has_a_name():

@@ -15,6 +15,8 @@ from galaxysd.data.schema import GZ2
 from galaxysd.data.transforms import Stretch
 from galaxysd.distributed import ALONE, Ranks
 from galaxysd.runlog import StopSignals
+from galaxysd.simulate.survey import SimulatedSource
+from galaxysd.train.command import fit_stretch
 from galaxysd.train.denoise import DenoiseTask
 from galaxysd.train.loop import Piece, Result, train
 
@@ -72,3 +74,11 @@ def task(*settings: str) -> DenoiseTask:
 def run(out: Path, *settings: str, stop: StopSignals | None = None, piece: Piece | None = None, ranks: Ranks = ALONE) -> Result:
     """Trains in `out`, from where it stands."""
     return train(task(*settings), Blobs(), out, stop or StopSignals(), piece=piece, ranks=ranks)
+
+
+def judged(out: Path, *settings: str) -> Path:
+    """A run of a few steps on simulated galaxies of the size that the judge looks at."""
+    small = config("model.image_size=32", "model.unshuffle=4", "train.steps=20", "sample.unit=16", *settings)
+    source = SimulatedSource("tutorial", 1, 0, 64, 32)
+    train(DenoiseTask(small, source.frame, fit_stretch(source, small), torch.device("cpu")), source, out, StopSignals())
+    return out
