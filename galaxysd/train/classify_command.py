@@ -13,7 +13,7 @@ from galaxysd.diffusion.denoiser import resolve_device
 from galaxysd.distributed import ranks
 from galaxysd.model.classifier import load_judge
 from galaxysd.runlog import StopSignals
-from galaxysd.train import ship
+from galaxysd.train import curves, ship
 from galaxysd.train.classify import ClassifyTask
 from galaxysd.train.command import add_run_arguments, fit_stretch, open_source, populations, prepared, resolve
 from galaxysd.train.loop import Result, train
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
         source = open_source(args, config, piece, group)
         task = group.together(lambda: ClassifyTask(config, source.frame, fit_stretch(source, config), resolve_device(args.device)))
         with StopSignals(quiet=not group.leads) as stop:
-            result = train(task, source, out, stop, piece=piece, ranks=group)
+            result = train(task, source, out, stop, after=lambda folder, step: curves.write(out), piece=piece, ranks=group)
     if group.leads:  # nobody waits for this
         report(args, config, result)
 

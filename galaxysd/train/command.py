@@ -20,7 +20,7 @@ from galaxysd.diffusion.denoiser import resolve_device
 from galaxysd.distributed import ALONE, Ranks, ranks
 from galaxysd.errors import GalaxySDError
 from galaxysd.runlog import StopSignals
-from galaxysd.train import finetune, grid, plan, ship
+from galaxysd.train import curves, finetune, grid, plan, ship
 from galaxysd.train.denoise import DenoiseTask
 from galaxysd.train.loop import Piece, Result, train
 
@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
         task, source, watch = group.together(lambda: begun(args, config, mine, device, group.leads))
 
         def after(folder: Path, step: int) -> None:
+            curves.write(out)
             grid.write(out, folder, step, (*([] if args.new_answer is None else [args.new_answer]), *grid.ROWS))
             if watch is not None:
                 print(watch.look(out, folder, step), flush=True)
