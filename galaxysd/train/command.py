@@ -50,13 +50,19 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data", type=Path, help="a set to train on")
     source.add_argument("--simulate", metavar="PRESET,...", help="train on simulated galaxies, rendered while it trains")
+    source.add_argument(
+        "--real-data",
+        type=Path,
+        metavar="PATH",
+        help="train on a Parquet table of JPEG or PNG bytes, imported once into --keep",
+    )
     parser.add_argument("--n", type=int, default=16_384, help="with --simulate: how many galaxies of each preset (%(default)s)")
     parser.add_argument("--data-seed", type=int, default=1, help="with --simulate: their seed (%(default)s)")
     parser.add_argument(
         "--keep",
         type=Path,
         metavar="FOLDER",
-        help="with --simulate: render them once, by every core, into this folder, and read them there",
+        help="with --simulate: render once, by every core, into this folder, and read there; with --real-data: import there",
     )
     parser.add_argument("--steps", type=int, help="stop after so many steps")
     parser.add_argument("--images", type=int, help="stop after so many images seen")
@@ -149,12 +155,18 @@ def open_source(args: argparse.Namespace, config: Config, piece: Piece | None = 
 
 
 def _open_source(args: argparse.Namespace, config: Config, piece: Piece | None, render: bool) -> Source:
+    if args.real_data is not None:
+        if args.keep is None:
+            raise GalaxySDError(f"--real-data {args.real_data}: becomes a set first; say where it is kept: --keep FOLDER")
+        from galaxysd.data import real
+
+        return real.imported(args.real_data, config.model.image_size, args.keep)
     if args.keep is not None and args.simulate is None:
         raise GalaxySDError(f"--keep {args.keep}: keeps what --simulate renders, and nothing is simulated; leave it out")
     if args.data is not None:
         return readers.open_set(args.data)
     if args.simulate is None:
-        raise GalaxySDError("nothing to train on: give --data SET, or --simulate PRESET (tutorial, survey)")
+        raise GalaxySDError("nothing to train on: give --data SET, --simulate PRESET (tutorial, survey), or --real-data PATH")
     if args.n < 1:
         raise GalaxySDError(f"--n {args.n}: give at least 1")
     from galaxysd.simulate.survey import SimulatedSource
