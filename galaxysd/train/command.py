@@ -166,7 +166,7 @@ def _open_source(args: argparse.Namespace, config: Config, piece: Piece | None, 
     if args.data is not None:
         return readers.open_set(args.data)
     if args.simulate is None:
-        raise GalaxySDError("nothing to train on: give --data SET, --simulate PRESET (tutorial, survey), or --real-data PATH")
+        raise GalaxySDError("nothing to train on: give --data SET, or --simulate PRESET (tutorial, survey), or --real-data TABLE")
     if args.n < 1:
         raise GalaxySDError(f"--n {args.n}: give at least 1")
     from galaxysd.simulate.survey import SimulatedSource
