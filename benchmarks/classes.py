@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--held-out-seed", type=int, default=20_000, help="their seed, which no training used (20000)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="render them once, by every core, into this folder")
     parser.add_argument("--guidance", type=float, help="another than the model's own")
+    parser.add_argument(
+        "--fraction", type=float, default=conditions.ASKED, help="of volunteers who are asked to give the answer (%(default)g)"
+    )
     parser.add_argument("--guide", metavar="MODEL2", help="a worse model to lead away from, instead of from no condition")
     parser.add_argument("--seed", type=int, default=0, help="seed of the generated galaxies (0)")
     parser.add_argument("--judge", default=JUDGE, help="a classifier (%(default)s)")
@@ -59,13 +62,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if min(args.n, args.held_out) < 1:
         raise BadInput(f"--n {args.n}, --held-out {args.held_out}: at least 1 galaxy of each")
+    if not 0 < args.fraction <= 1:
+        raise BadInput(f"--fraction {args.fraction:g}: of volunteers; more than 0 and at most 1")
     if args.out is not None:
         files.new_folder(args.out)  # said before anything is drawn
     generator, judge = load(args.model, device=args.device).guided_by(args.guide), load_judge(args.judge)
     settings = Settings.of(generator.config.sample, guidance=args.guidance)
     real = sky(generator, judge, args.population, args.held_out, args.held_out_seed, args.keep)
     began = time.monotonic()
-    drawn = draw(generator, EVERY, args.n, args.seed, settings)
+    drawn = draw(generator, EVERY, args.n, args.seed, settings, args.fraction)
     seconds = time.monotonic() - began
     found = rows.provenance() | {
         "model": str(generator.config.name),
@@ -81,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
             "steps": settings.steps,
             "guidance": settings.guidance,
             "interval": list(settings.interval),
+            **({} if args.fraction == conditions.ASKED else {"fraction": args.fraction}),
             **({} if generator.guide is None else {"guide_sha256": generator.guide.digest.sha256}),
         },
         "precision": generator.provenance(settings, args.seed)["precision"],
@@ -122,9 +128,11 @@ def held_out(source: Rows, judge: Judge) -> Described:
     return joined(parts)
 
 
-def draw(generator: Generator, classes: Iterable[str], n: int, seed: int, settings: Settings) -> Galaxies:
-    """n galaxies of each class, one class after the other."""
-    asked = [requested(EVERY[name], n, conditions.TYPICAL_VOTERS, generator.schema)[0] for name in classes]
+def draw(
+    generator: Generator, classes: Iterable[str], n: int, seed: int, settings: Settings, fraction: float = conditions.ASKED
+) -> Galaxies:
+    """n galaxies of each class, one class after the other, each asked for by its answer at this fraction."""
+    asked = [requested(f"{EVERY[name]}={fraction}", n, conditions.TYPICAL_VOTERS, generator.schema)[0] for name in classes]
     every = Conditions(torch.cat([each.counts for each in asked]), torch.cat([each.numeric for each in asked]))
     parts = []
     with Progress("sample", total=len(every)) as progress:
@@ -223,10 +231,11 @@ def words(found: dict[str, Any]) -> list[str]:
     """The figures to read: Markdown."""
     how, real = found["settings"], found["held_out"]
     guide = f" away from the model {how['guide_sha256'][:12]}" if "guide_sha256" in how else ""
+    asked = f", asked for at {how['fraction']:g}" if "fraction" in how else ""
     lines = [
         f"{found['n']} galaxies of each class by {found['model']} ({how['sampler']}, {how['steps']} steps, guidance {how['guidance']:g}"
-        f"{guide}, {found['precision']}), judged by {found['judge']} beside {real['n']} held-out galaxies of `{found['population']}` "
-        f"(seed {real['seed']}, {real['size']} px). Square brackets are 95 % intervals.",
+        f"{guide}{asked}, {found['precision']}), judged by {found['judge']} beside {real['n']} held-out galaxies of "
+        f"`{found['population']}` (seed {real['seed']}, {real['size']} px). Square brackets are 95 % intervals.",
         "",
     ]
     body = []

@@ -14,6 +14,7 @@ from galaxysd import sample
 from galaxysd.data.schema import GZ2
 from galaxysd.evaluate import conditional
 from galaxysd.evaluate.features import Described
+from galaxysd.sample import generate
 from tests import tiny
 
 
@@ -47,8 +48,13 @@ def test_a_model_that_has_learned_nothing_is_measured_whole(model, tmp_path, cap
     led = json.loads(capsys.readouterr().out)
     assert led["settings"] == found["settings"] | {"guide_sha256": found["model_sha256"]}
     assert f"guidance 2 away from the model {found['model_sha256'][:12]}, " in classes.words(led)[0]
+    assert main(["classes", str(model), *WORDS, "--fraction", "0.6", "--json"]) == 0
+    asked = json.loads(capsys.readouterr().out)
+    assert asked["settings"] == found["settings"] | {"fraction": 0.6}
+    assert ", asked for at 0.6, " in classes.words(asked)[0]
     said = classes.words(found)
     assert "away from" not in said[0]
+    assert "asked for at" not in said[0]
     assert any(line.startswith("| face-on spiral | ") for line in said)
     assert any(line.startswith("| dust lane (reported) | ") for line in said)
 
@@ -58,6 +64,17 @@ def test_what_was_trained_on_is_not_held_out(model, capsys):
     assert "was trained on tutorial of this very seed" in capsys.readouterr().err
     assert main(["classes", str(model), "--n", "0"]) == 2
     assert "--n 0" in capsys.readouterr().err
+    assert main(["classes", str(model), "--fraction", "1.2"]) == 2
+    assert "--fraction 1.2: of volunteers" in capsys.readouterr().err
+
+
+def test_a_class_is_asked_for_at_the_fraction_given(model):
+    generator = sample.load(model)
+    settings = generate.Settings.of(generator.config.sample, steps=1)
+    column = GZ2.index("odd-feature_ring")
+    for fraction in (0.9, 0.6):
+        drawn = classes.draw(generator, ["ring"], 2, 0, settings, fraction)
+        assert GZ2.fractions(drawn.cond_counts)[:, column].tolist() == pytest.approx([fraction] * 2)
 
 
 def crowd(*answers: str, times: int = 1) -> torch.Tensor:
