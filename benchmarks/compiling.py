@@ -23,6 +23,7 @@ class Faulty(GalaxySDError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--capability", type=int, action="append", metavar="NN", help="90 for 9.0; may be given again (all that have rows)")
     parser.add_argument("--forms", choices=("few", "all"), default="few", help="few: each row once, in its heaviest form; all: every form")
+    parser.add_argument("--dtype", choices=tuple(gate.DTYPES), action="append", help="rows of this dtype alone; may be given again (all)")
     parser.add_argument("--workers", type=int, default=2, help="processes that compile")
     parser.add_argument("--json", action="store_true", help="print results and faults as JSON")
 
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         if each not in known:
             raise BadInput(f"--capability {each}: the launch tables have no rows for it; they have {', '.join(map(str, known))}")
     began = time.perf_counter()
-    found = gate.gate(wanted, args.forms, args.workers)
+    found = gate.gate(wanted, args.forms, args.workers, args.dtype or tuple(gate.DTYPES))
     if args.json:
         results = [asdict(each) | {"faults": each.faults} for each in found.results]
         print(json.dumps({"triton": launching.triton.__version__, "results": results, "faults": found.faults}, indent=1))

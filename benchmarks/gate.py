@@ -6,7 +6,7 @@ each shape class, lists what it would launch. A row that nothing uses, and a lau
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -119,24 +119,24 @@ def heaviest(found: list[Form]) -> list[Form]:
     return list(best.values())
 
 
-def recorded(capabilities: list[int], forms: str = "few") -> tuple[list[Form], list[str]]:
-    """The launches of all cases, and what could not be launched for want of a row."""
+def recorded(capabilities: list[int], forms: str = "few", dtypes: Sequence[str] = tuple(DTYPES)) -> tuple[list[Form], list[str]]:
+    """The launches of all cases in these dtypes, and what could not be launched for want of a row."""
     found: list[Form] = []
     missing: list[str] = []
     for capability in capabilities:
         for case in CASES.values():
             for shape in shapes(case, forms == "all"):
-                for name, dtype in DTYPES.items():
+                for name in dtypes:
                     try:
-                        found += [Form(each, case.name) for each in launches(case, shape, dtype, capability)]
+                        found += [Form(each, case.name) for each in launches(case, shape, DTYPES[name], capability)]
                     except KeyError as error:
                         missing.append(f"{case.name} {shape} {name}: the launch tables have no row {error.args[0]}")
     return (found if forms == "all" else heaviest(found)), missing
 
 
-def unused(found: list[Form], capabilities: list[int]) -> list[str]:
-    """Rows of the tables for these cards that no launch took."""
-    rows = {where for where in launching.rows() if where[3] in capabilities}
+def unused(found: list[Form], capabilities: list[int], dtypes: Sequence[str] = tuple(DTYPES)) -> list[str]:
+    """Rows of the tables for these cards and dtypes that no launch took."""
+    rows = {where for where in launching.rows() if where[3] in capabilities and where[2] in dtypes}
     return [f"{' '.join(map(str, where))}: no case uses this row" for where in sorted(rows - {key(each.launch.row) for each in found})]
 
 
@@ -153,10 +153,10 @@ def edge_faults(capability: int) -> list[str]:
     return list(dict.fromkeys(wrong))
 
 
-def gate(capabilities: list[int], forms: str = "few", workers: int = 2) -> Gate:
+def gate(capabilities: list[int], forms: str = "few", workers: int = 2, dtypes: Sequence[str] = tuple(DTYPES)) -> Gate:
     """Compiles the launches of every case: `forms` is "few" (each row once, in its heaviest form) or "all"."""
-    found, wrong = recorded(capabilities, forms)
-    wrong += unused(found, capabilities) + edge_faults(capabilities[0])
+    found, wrong = recorded(capabilities, forms, dtypes)
+    wrong += unused(found, capabilities, dtypes) + edge_faults(capabilities[0])
     results: dict[str, Result] = {}
     for form, compiled in zip(found, aot.compile_all((each.launch for each in found), workers), strict=True):
         results.setdefault(repr(compiled), Result(form.case, compiled))  # forms that differ in nothing compiled are one
