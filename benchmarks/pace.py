@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import math
 import statistics
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import alone, compiled, contest, counting, pace_report, rows, sweeps, timing
+from benchmarks import alone, compiled, contest, counting, pace_report, rows, sweeps, timing, unets
 from benchmarks.contest import Contest
 from benchmarks.counting import Held
 from benchmarks.interleave import interleaved, spread
@@ -106,12 +105,7 @@ def measure(
     Networks are compiled where there is a limit for it; a `plant` makes our eager step cost that many times as much.
     """
     training = verb == "train"
-    found, config, width = contest.denoisers(preset, dtype, device, overrides=overrides)
-    gflop = {"ours": counting.flops(found["ours"], config.model, width)}
-    if importlib.util.find_spec("diffusers") is not None:
-        found["diffusers"] = wrapped(diffusers_like(config.model, width, gflop["ours"]), found["ours"])
-        gflop["diffusers"] = counting.flops(found["diffusers"], config.model, width)
-    gflop["plain"] = counting.flops(found["plain"], config.model, width)
+    found, gflop, config, width = networks(preset, dtype, device, overrides)
     batch = config.train.batch if training else config.sample.unit
     copied = {name: counting.copies(each, config.model, width) for name, each in found.items()}
 
@@ -160,6 +154,14 @@ def measure(
         "compile_s": took,
         "absent": absent,
     }  # fmt: skip
+
+
+def networks(preset: str, dtype: str, device: str, overrides: tuple[str, ...]) -> tuple[dict[str, Denoiser], dict[str, float], Config, int]:
+    """Ours, plain, and diffusers' where it is installed; GFLOP of a forward pass of each; their config and width of conditions."""
+    found, config, width = contest.denoisers(preset, dtype, device, overrides=overrides)
+    if unets.installed():
+        found["diffusers"] = wrapped(diffusers_like(config.model, width, counting.flops(found["ours"], config.model, width)), found["ours"])
+    return found, {name: counting.flops(each, config.model, width) for name, each in found.items()}, config, width
 
 
 def planted(call: Run, factor: float, device: str) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,11 @@ from galaxysd.errors import BadInput
 from galaxysd.model.layers import laid_out
 
 WITHIN = 0.1  # of our FLOPs, for a network of another build
+
+
+def installed() -> bool:
+    """Whether diffusers is there to compare with."""
+    return importlib.util.find_spec("diffusers") is not None
 
 
 def wrapped(net: nn.Module, like: Denoiser) -> Denoiser:
