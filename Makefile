@@ -30,7 +30,7 @@ help:
 	@echo "make proof-kernels  compiles every launch row for its card, runs the kernel suite under Triton 3.6 too, measures CPU ratios"
 	@echo "make proof-survey  compares the simulated survey's pixels with GalSim's, and measures images a second"
 	@echo "make proof-train  trains on several ranks that are stopped, killed and resumed in other numbers, and compares with one"
-	@echo "make bench       measures the kernels again and compares with the committed rows of this kind of machine"
+	@echo "make bench       measures kernels and steps again and compares with the committed rows of this kind of machine"
 	@echo "make gpu         everything a GPU machine should do, in 8 minutes; installs nothing, goes on where it stopped"
 	@echo "make long        every proof at its full N: hours; appends rows to benchmarks/results"
 	@echo "make clean       removes .venv and caches, never runs/"

@@ -16,7 +16,10 @@ from galaxysd.errors import GalaxySDError
 VERBS = {
     "kernels": ("benchmarks.kernels", "check each kernel of a preset's step, then time it beside its peers; appends rows"),
     "status": ("benchmarks.status", "which kernels changed since a GPU last measured them"),
-    "check": ("benchmarks.check", "measure again and compare with the committed rows; exits 1 when a kernel became slower"),
+    "check": (
+        "benchmarks.check",
+        "measure again and compare with the committed rows; exits 1 when a kernel or a step became slower, or a goal is missed",
+    ),
     "report": ("benchmarks.report", "plots, and the README's table, from the committed rows"),
     "compile": ("benchmarks.compiling", "compile every launch row for its card: registers, spills, loads, shared memory; needs no GPU"),
     "gpu": ("benchmarks.gpu", "everything a GPU machine should do, in a few minutes; goes on where it stopped"),
@@ -29,6 +32,7 @@ VERBS = {
     "finetune": ("benchmarks.finetune", "tune a model on a few galaxies of a new class, one setting changed at a time; and train anew"),
     "train": ("benchmarks.pace", "a whole train step beside plain modules, diffusers, and its convolutions alone; appends a row"),
     "sample": ("benchmarks.pace", "a sampled unit beside the same"),
+    "presets": ("benchmarks.presets", "what each preset is and costs, and the rates that a card's measured ceilings promise"),
     "steps": (
         "benchmarks.steps",
         "what fewer evaluations cost a model: solvers, steps and guidance intervals; goes on where it stopped",

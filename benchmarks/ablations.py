@@ -11,18 +11,19 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import classes, rows
+from benchmarks.choice import chosen
 from benchmarks.rows import Row
 from galaxysd import checkpoint
 from galaxysd import config as configs
 from galaxysd.config import Config
 from galaxysd.diffusion.denoiser import resolve_device
-from galaxysd.errors import BadInput, Stopped, nearest
+from galaxysd.errors import BadInput, Stopped
 from galaxysd.evaluate import conditional
 from galaxysd.evaluate.report import table
 from galaxysd.model.classifier import load_judge
@@ -90,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if min(args.images, args.seeds, args.pool, args.n, args.held_out) < 1:
         raise BadInput(f"--images {args.images}, --seeds {args.seeds}, --pool {args.pool}, --n {args.n}: at least 1 each")
-    whole = Piece(args.piece)
-    for arm, seed in [(arm, seed) for seed in range(args.seeds) for arm in chosen(args.only)]:
+    arms, whole = chosen(ARMS, args.only, "--only", "arm"), Piece(args.piece)
+    for arm, seed in [(arm, seed) for seed in range(args.seeds) for arm in arms]:
         if whole.over:
             raise Stopped(f"{args.runs}: a piece of {args.piece:g} minutes is over before arm {arm.name}; the same command goes on there")
         config = arm_config(args, arm, seed)
@@ -105,15 +106,6 @@ def run(args: argparse.Namespace) -> int:
         rows.append(args.results, row)
         print(f"{arm.name}, seed {seed}: mean ratio {row['mean_ratio']:.3f}, {row['img_per_s']:.0f} img/s", flush=True)
     return 0
-
-
-def chosen(only: Sequence[str] | None) -> list[Arm]:
-    """The arms of --only, all without it."""
-    names = [arm.name for arm in ARMS]
-    for name in only or ():
-        if name not in names:
-            raise BadInput(f"--only {name}: no such arm{nearest(name, names)}")
-    return [arm for arm in ARMS if not only or arm.name in only]
 
 
 def arm_config(args: argparse.Namespace, arm: Arm, seed: int) -> Config:

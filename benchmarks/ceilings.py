@@ -11,8 +11,8 @@ from benchmarks import census, rows, timing
 from benchmarks.census import Convolution
 from benchmarks.rows import Row
 
-COPIED = 1 << 29  # bytes of the map that is copied: far past any L2
-SIDE = 8192  # of the matrices that are multiplied
+COPIED = {"cuda": 1 << 29, "cpu": 1 << 27}  # bytes of the map that is copied: far past any cache
+SIDE = {"cuda": 8192, "cpu": 1024}  # of the matrices that are multiplied
 ROUNDS = 9
 Made = tuple[str, str, Callable[[], float]]  # name, unit, measurement
 
@@ -23,16 +23,19 @@ def _rate(work: float, call: timing.Run, calls: int = 4) -> float:
     return work / statistics.median(replay.seconds() for _ in range(ROUNDS))
 
 
-def copy() -> float:
-    source = torch.zeros(COPIED // 2, dtype=torch.bfloat16, device="cuda")
+def copied(device: str) -> tuple[float, timing.Run]:
+    """Bytes that a copy reads and writes, and the copy."""
+    source = torch.zeros(COPIED[device] // 2, dtype=torch.bfloat16, device=device)
     target = torch.empty_like(source)
-    return _rate(2 * COPIED, lambda: target.copy_(source)) / 1e9
+    return 2 * COPIED[device], lambda: target.copy_(source)
 
 
-def matmul() -> float:
-    a, b = (torch.full((SIDE, SIDE), value, dtype=torch.bfloat16, device="cuda") for value in (0.5, 0.25))
+def product(dtype: torch.dtype, device: str) -> tuple[float, timing.Run]:
+    """Operations of a product of square matrices, and the product."""
+    side = SIDE[device]
+    a, b = (torch.full((side, side), value, dtype=dtype, device=device) for value in (0.5, 0.25))
     out = torch.empty_like(a)
-    return _rate(2 * SIDE**3, lambda: torch.mm(a, b, out=out)) / 1e12
+    return 2 * side**3, lambda: torch.mm(a, b, out=out)
 
 
 def convolution(each: Convolution, which: str) -> float:
@@ -50,7 +53,10 @@ def convolution(each: Convolution, which: str) -> float:
 
 def ceilings(preset: str) -> list[Made]:
     """What is to be measured for a preset, by name."""
-    made: list[Made] = [("copy", "GB/s", copy), ("matmul", "TFLOP/s", matmul)]
+    made: list[Made] = [
+        ("copy", "GB/s", lambda: _rate(*copied("cuda")) / 1e9),
+        ("matmul", "TFLOP/s", lambda: _rate(*product(torch.bfloat16, "cuda")) / 1e12),
+    ]
     for each in census.convolutions(preset):
         for which in ("forward", "dgrad", "wgrad"):
             made.append((f"conv {each} {which}", "TFLOP/s", lambda each=each, which=which: convolution(each, which)))  # type: ignore[misc]

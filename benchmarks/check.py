@@ -1,17 +1,19 @@
-"""`python -m benchmarks check` (`make bench`): measures again what the committed rows say, and fails when a kernel became slower.
+"""`python -m benchmarks check` (`make bench`): measures again what the committed rows say, and fails when a kernel or a step became slower.
 
 Compared are ratios, never times: how many times as long as ours a peer takes, measured in turns in one process. A ratio that falls
-below its share of the committed one is measured again with more rounds; only one that does so twice is a failure.
+below its share of the committed one is measured again with more rounds; only one that does so twice is a failure. Then the goals of a
+train step and of a sampled unit are held against the committed rows: one that is missed is a failure too.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import census, kernels, rows
+from benchmarks import census, goals, kernels, pace, pace_report, rows
 from benchmarks.census import Use
 from benchmarks.kernels import Settings
 from benchmarks.rows import Row
@@ -23,7 +25,7 @@ Measure = Callable[[Use, str, bool], Row]  # (use, pass, again) -> a fresh row
 
 
 class Slower(GalaxySDError):
-    """A kernel is slower than its committed row, twice."""
+    """A kernel or a step is slower than its committed row, twice, or a goal is missed."""
 
     exit_code = 1
 
@@ -32,14 +34,11 @@ class Slower(GalaxySDError):
 class Verdict:
     """One committed ratio, and what was found."""
 
-    row: Row
+    what: str
     peer: str
+    committed: float
     found: list[float]
     allowed: float
-
-    @property
-    def committed(self) -> float:
-        return self.row["ratios"][self.peer]["median"]
 
     @property
     def ok(self) -> bool:
@@ -47,8 +46,7 @@ class Verdict:
 
     def __str__(self) -> str:
         shown = ", then ".join(f"{each:.2f} ({each / self.committed:.2f} of it)" for each in self.found)
-        where = f"{self.row['case']:<14} {self.row['shape']:<22} {self.row['pass']:<17} {self.peer}"
-        return f"{'ok    ' if self.ok else 'SLOWER'} {where}: committed {self.committed:.2f}, found {shown}"
+        return f"{'ok    ' if self.ok else 'SLOWER'} {self.what} {self.peer}: committed {self.committed:.2f}, found {shown}"
 
 
 def comparable(found: list[Row], device: str, card: str, dtype: str) -> tuple[list[Row], str]:
@@ -87,7 +85,33 @@ def verdicts(committed: list[Row], measure: Measure, allowed: float) -> Iterator
                     found.setdefault(peer, []).append(fresh["ratios"][peer]["median"])
             if all(values[-1] >= allowed * row["ratios"][peer]["median"] for peer, values in found.items()):
                 break
-        yield from (Verdict(row, peer, values, allowed) for peer, values in found.items())
+        what = f"{row['case']:<14} {row['shape']:<22} {row['pass']:<17}"
+        yield from (Verdict(what, peer, row["ratios"][peer]["median"], values, allowed) for peer, values in found.items())
+
+
+def steps(found: list[Row], device: str, card: str) -> list[Row]:
+    """The newest rows of a step of the preset that is measured unasked, on this card."""
+    return [
+        row
+        for row in pace_report.newest(found)
+        if row["sweep"] is None and row["preset"] == pace.PRESET[device] and (row["device"], row["card"]) == (device, card)
+    ]
+
+
+def paces(committed: list[Row], measure: Callable[[Row, bool], Row], allowed: float) -> Iterator[Verdict]:
+    """Measures steps again, eager, the doubtful ones twice."""
+    for row in committed:
+        wanted, values = eager(row), []
+        for again in (False, True):
+            values.append(eager(measure(row, again)))
+            if values[-1] >= allowed * wanted:
+                break
+        yield Verdict(f"{pace_report.what(row):<55}", "plain", wanted, values, allowed)
+
+
+def eager(row: Row) -> float:
+    """How many times as long as ours plain modules take, neither compiled."""
+    return float(row["seconds"]["plain"] / row["seconds"]["ours"])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,12 +142,42 @@ def run(args: argparse.Namespace) -> int:
         settings = Settings.here(plain.rounds * (3 if again else 1), compiled and device == "cuda", args.plant)
         return next(iter(kernels.measure(use, settings, (which,))))
 
+    every = itertools.chain(verdicts(committed, measure, allowed), () if args.case else of_steps(args, device, allowed))
     failed, looked = [], 0
-    for verdict in verdicts(committed, measure, allowed):
+    for verdict in every:
         print(verdict, flush=True)
         looked += 1
-        failed += [] if verdict.ok else [f"{verdict.row['case']} {verdict.row['shape']} {verdict.row['pass']}"]
+        failed += [] if verdict.ok else [" ".join(verdict.what.split())]
+    missed = [] if args.case else reached(args.results)
     if failed:
         raise Slower(f"{len(failed)} of {looked} ratios below {allowed} of the committed ones, twice: {'; '.join(failed)}")
+    if missed:
+        raise Slower(f"{len(missed)} goals missed: {'; '.join(missed)}")
     print(f"{looked} ratios hold")
     return 0
+
+
+def of_steps(args: argparse.Namespace, device: str, allowed: float) -> Iterator[Verdict]:
+    """The steps of this card against their committed rows."""
+    committed = steps(rows.read(rows.path(args.results, device, "pace")), device, rows.card())
+    if not committed:
+        print(f"no row of a step on {rows.card()} to compare with: python -m benchmarks train, and sample", flush=True)
+
+    def measure(row: Row, again: bool) -> Row:
+        counted = "train.batch" if row["name"] == "train" else "sample.unit"
+        dtype = {"bfloat16": "bf16", "float32": "fp32"}[row["dtype"]]
+        rounds = (args.rounds or row["rounds"]) * (3 if again else 1)
+        with pace.one_thread():
+            return pace.measure(row["name"], row["preset"], dtype, rounds, device, (f"{counted}={row['batch']}",), plant=args.plant)
+
+    return paces(committed, measure, allowed)
+
+
+def reached(folder: Path) -> list[str]:
+    """Prints every goal; gives those missed."""
+    found = [row for on in ("cuda", "cpu") for row in rows.read(rows.path(folder, on, "pace"))]
+    missed = []
+    for each in goals.outcomes(found):
+        print(f"goal: {each}", flush=True)
+        missed += [] if each.ok else [str(each)]
+    return missed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -26,13 +26,13 @@ Contest = dict[str, Callable[[], object]]
 
 
 def denoisers(
-    preset: str, dtype: str = "auto", device: str = "cpu", single: bool = False
+    preset: str, dtype: str = "auto", device: str = "cpu", single: bool = False, overrides: Sequence[str] = ()
 ) -> tuple[dict[str, Denoiser], configs.Config, int]:
     """The preset's network with perturbed weights, ours and plain, in the dtype and layout the trainer would take.
 
     `single` adds plain networks with one of our operations each.
     """
-    config, place = configs.load(preset), torch.device(device)
+    config, place = configs.load(preset, overrides=overrides), torch.device(device)
     width = conditions.width(schema(config.condition.schema))
     net = UNet(config.model, width)
     with torch.no_grad():
@@ -82,23 +82,26 @@ def sampled_unit(preset: str = "smoke-32", dtype: str = "auto", steps: int = 4, 
 
 
 def units(found: Mapping[str, Denoiser], config: Config, width: int, steps: int, device: str) -> Contest:
-    """A unit drawn by each of these."""
+    """A unit drawn by each of these, frozen."""
+    return drawn({name: frozen(each) for name, each in found.items()}, config, width, steps, device)
+
+
+def drawn(still: Mapping[str, Denoiser], config: Config, width: int, steps: int, device: str) -> Contest:
+    """A unit drawn by each of these, which are frozen already."""
     side, unit = config.model.image_size, config.sample.unit
     start = seeds.normal(0, "benchmark-unit", range(unit), (config.model.image_channels, side, side)) * config.diffusion.sigma_max
     features = seeds.uniform(0, "benchmark-c", range(unit), (width,)).float().to(device)
     start, sigmas = start.to(device), levels(config.diffusion, steps)
 
     def contestant(denoiser: Denoiser) -> Callable[[], object]:
-        still = frozen(denoiser)
-
         @torch.inference_mode()
         def draw() -> torch.Tensor:
-            denoise = Guided(still, features, config.sample.guidance, config.sample.interval)
+            denoise = Guided(denoiser, features, config.sample.guidance, config.sample.interval)
             return solve(config.sample.sampler, denoise, start, sigmas, denoise.acts)
 
         return draw
 
-    return {name: contestant(each) for name, each in found.items()}
+    return {name: contestant(each) for name, each in still.items()}
 
 
 def on_cuda(contestants: Contest, rounds: int, warmup: int = 3) -> dict[str, list[float]]:

@@ -20,12 +20,13 @@ from typing import Any
 import torch
 
 from benchmarks import classes, rows
+from benchmarks.choice import chosen
 from benchmarks.rows import Row
 from galaxysd import seeds
 from galaxysd.data.mixed import Kept
 from galaxysd.data.schema import with_class
 from galaxysd.diffusion.denoiser import resolve_device
-from galaxysd.errors import BadInput, nearest
+from galaxysd.errors import BadInput
 from galaxysd.evaluate import conditional, distances, features, memorisation
 from galaxysd.evaluate.report import table
 from galaxysd.model.classifier import Judge, load_judge
@@ -91,15 +92,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if min(args.images, args.mine, args.n, args.known, args.held_out, args.judged) < 1:
         raise BadInput(f"--images {args.images}, --mine {args.mine}, --n {args.n}, --known {args.known}: at least 1 each")
-    names = [arm.name for arm in ARMS]
-    for name in args.only or ():
-        if name not in names:
-            raise BadInput(f"--only {name}: no such arm{nearest(name, names)}")
+    arms = chosen(ARMS, args.only, "--only", "arm")
     start, judge = finetune.start(args.model), load_judge()
     kept: Row | None = None
-    for arm in ARMS:
-        if args.only and arm.name not in args.only:
-            continue
+    for arm in arms:
         about = identity(args, arm, start, judge)
         if about["digest"] in {row["digest"] for row in rows.read(args.results)}:
             print(f"{arm.name}: has its row already", flush=True)

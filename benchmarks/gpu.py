@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import ceilings, contest, kernels, profile, rows
+from benchmarks import ceilings, contest, kernels, pace, pace_report, profile, rows
 from benchmarks.accuracy import accuracy, inputs
 from benchmarks.census import Use
 from benchmarks.interleave import spread
@@ -30,7 +30,7 @@ from galaxysd.errors import BadInput, GalaxySDError, Stopped, Unavailable
 from galaxysd.kernels import launching
 from galaxysd.kernels.cases import CASES
 
-PRESET = "small-64"
+PRESET, FULL = "small-64", "base-64"
 TESTS = ("tests/kernels", "tests/diffusion/test_captured.py", "tests/test_benchmarks_gpu.py")
 SANITIZERS = ("memcheck", "racecheck")
 
@@ -177,12 +177,29 @@ def contests(plan: Plan) -> str:
     return "; ".join(said) or "known"
 
 
+def paces(plan: Plan) -> str:
+    """A train step and a sampled unit at full width against plain modules, eager and under max-autotune, and the convolutions alone."""
+    file, said = rows.path(plan.file.parent, "cuda", "pace"), []
+    mine = (FULL, plan.card, plan.commit)
+    known = {row["name"] for row in rows.read(file) if (row["preset"], row["card"], row["commit"]) == mine}
+    for verb in ("train", "sample"):
+        if verb in known:
+            continue
+        plan.need(60)
+        row = pace.measure(verb, FULL, "auto", 9, "cuda", compile_limit=max(10.0, plan.left / 8))
+        rows.append(file, row)
+        said.append(pace_report.say(row))
+        torch.cuda.empty_cache()
+    return "; ".join(said) or "known"
+
+
 STEPS: dict[str, Callable[[Plan], str]] = {
     "tests": tests,
     "ceilings": limits,
     "kernels": measured,
     "sanitizer": sanitized,
     "contests": contests,
+    "paces": paces,
 }
 
 

@@ -1,267 +1,211 @@
 """`python -m benchmarks train` and `sample`: a whole step and a sampled unit of a preset, beside what a user would take instead.
 
-Peers, each in its best of eager and compiled where `--compiled` is given: the same network in plain torch modules; diffusers' UNet2DModel
-of as many FLOPs (within a tenth), where it is installed; and the network's convolutions alone, which are what no fusion can take away.
-All in one process, in turns, in one dtype, batch and resolution. A row is appended; `--report` prints the rows as Markdown.
+Peers: the same network in plain torch modules; diffusers' UNet2DModel of as many FLOPs (within a tenth), where it is installed; and the
+network's convolutions alone, which are what no fusion can take away. With `--compiled` each network takes part under torch.compile too,
+and stands in its better form. All in one process, in turns, in one dtype, batch and resolution, beside a matrix product and a copy of the
+same machine. Rows are appended; `--report` prints them as Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import math
 import statistics
-from collections.abc import Callable, Iterator
-from typing import Any
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import contest, rows
+from benchmarks import alone, compiled, contest, counting, pace_report, rows, sweeps, timing, unets
+from benchmarks.contest import Contest
+from benchmarks.counting import Held
 from benchmarks.interleave import interleaved, spread
 from benchmarks.rows import Row
-from galaxysd import config as configs
-from galaxysd import seeds
-from galaxysd.config import ModelConfig
-from galaxysd.diffusion.denoiser import Denoiser
+from benchmarks.timing import Run
+from benchmarks.unets import diffusers_like, wrapped
+from galaxysd.config import Config
+from galaxysd.diffusion.denoiser import Denoiser, frozen
 from galaxysd.errors import BadInput
-from galaxysd.evaluate.report import table
-from galaxysd.model.layers import Conv, laid_out
 
 STEPS = 4  # of the sampler, in a unit
-WITHIN = 0.1  # of our FLOPs, for a network of another build
-MOVES = {torch.ops.aten.copy_.default, torch.ops.aten.clone.default, torch.ops.aten._to_copy.default}
+PRESET = {"cuda": "small-64", "cpu": "smoke-32"}
+LIMITS = ("matmul", "copy")
+SHOWN = 0.01  # of a step, for an operation to be named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     device = rows.device()
-    parser.add_argument("--preset", default="small-64" if device == "cuda" else "smoke-32", help="(%(default)s)")
-    parser.add_argument("--batch", type=int, help="images of a train step (the preset's); a unit is of the preset's size")
+    parser.add_argument("--preset", default=PRESET[device], help="(%(default)s)")
+    parser.add_argument("--batch", type=int, help="images of a train step, or of a sampled unit (the preset's)")
     parser.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each contestant (%(default)s)")
-    parser.add_argument("--compiled", action="store_true", help="also each network under torch.compile, the better of both counts")
+    parser.add_argument(
+        "--compiled", action=argparse.BooleanOptionalAction, default=device == "cuda", help="also each network under torch.compile"
+    )
+    parser.add_argument("--compile-limit", type=float, default=300.0, metavar="SECONDS", help="for each of them (%(default)s)")
+    parser.add_argument("--sweep", choices=sweeps.NAMES, help="measure at several of these instead: a row for each")
     parser.add_argument("--device", default=device)
-    parser.add_argument("--report", action="store_true", help="print the table of the rows there are, as Markdown; measure nothing")
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="where rows are appended (benchmarks/results)")
+    parser.add_argument("--report", action="store_true", help="print the tables of the rows there are, as Markdown; measure nothing")
 
 
 def run(args: argparse.Namespace) -> int:
-    file = rows.RESULTS / f"pace-{'gpu' if args.device == 'cuda' else 'cpu'}.jsonl"
+    file = rows.path(args.results or rows.RESULTS, args.device, "pace")
     if args.report:
-        print("\n".join(report(rows.read(file))))
+        print("\n".join(pace_report.markdown(rows.read(file))))
         return 0
-    if args.rounds < 1 or (args.batch is not None and args.batch < 1):
-        raise BadInput(f"--rounds {args.rounds}, --batch {args.batch}: at least 1 each")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        row = measure(args.verb, args.preset, args.batch, args.dtype, args.rounds, args.compiled, args.device)
-    finally:
-        torch.set_num_threads(threads)
-    rows.append(file, row)
-    print("\n".join(report([row])))
+    if args.rounds < 1 or (args.batch is not None and args.batch < 1) or args.compile_limit <= 0:
+        raise BadInput(f"--rounds {args.rounds}, --batch {args.batch}, --compile-limit {args.compile_limit:g}: each above 0")
+    found = []
+    for row in measured(args):
+        rows.append(file, row)
+        found.append(row)
+        print(pace_report.say(row), flush=True)
+    print("\n".join(pace_report.markdown(found)))
+    print(f"rows appended to {file}")
     return 0
 
 
-def measure(verb: str, preset: str, batch: int | None, dtype: str, rounds: int, compiled: bool, device: str) -> Row:
-    """One row: how many times as long as ours each peer takes, images a second, FLOPs, and copies of maps in a forward pass."""
-    found, config, width = contest.denoisers(preset, dtype, device)
-    batch = (batch or config.train.batch) if verb == "train" else config.sample.unit
-    ours = found["ours"]
-    gflop = {"ours": flops(ours, config.model, width)}
-    if importlib.util.find_spec("diffusers") is not None:
-        found["diffusers"] = wrapped(diffusers_like(config.model, width, gflop["ours"]), ours)
-        gflop["diffusers"] = flops(found["diffusers"], config.model, width)
-    names = list(found)
-    if compiled:
-        found |= {f"{name}, compiled": wrapped(torch.compile(laid_out(each.net, each.layout)), each) for name, each in found.items()}  # type: ignore[arg-type]
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """A CPU's ratios are of one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def measured(args: argparse.Namespace) -> Iterator[Row]:
+    """The rows that the command asks for, each when it is there."""
+    if args.sweep == "ranks":
+        yield from sweeps.ranks(args.verb, args.preset, args.batch, args.dtype, args.rounds, args.device)
+        return
+    limit = args.compile_limit if args.compiled else None
+    for point in sweeps.points(args.sweep, args.verb, args.preset, args.batch):
+        with one_thread():
+            yield measure(args.verb, args.preset, args.dtype, args.rounds, args.device, point, limit) | {"sweep": args.sweep}
+
+
+def measure(
+    verb: str,
+    preset: str,
+    dtype: str,
+    rounds: int,
+    device: str,
+    overrides: tuple[str, ...] = (),
+    compile_limit: float | None = None,
+    plant: float = 1.0,
+) -> Row:
+    """One row: how many times as long as ours each peer takes, images a second, and what was counted.
+
+    Networks are compiled where there is a limit for it; a `plant` makes our eager step cost that many times as much.
+    """
     training = verb == "train"
-    contestants = contest.steps(found, config, width, batch, device) if training else contest.units(found, config, width, STEPS, device)
-    convolutions = Convolutions(ours, config.model, width, batch if training else 2 * batch)
-    contestants["convolutions"] = convolutions.train if training else convolutions.sample(STEPS)
-    clock = contest.on_cuda if device == "cuda" else interleaved
-    seconds = clock(contestants, rounds)
-    best = {name: min((name, f"{name}, compiled"), key=lambda each: statistics.median(seconds.get(each, [math.inf]))) for name in names}
+    found, gflop, config, width = networks(preset, dtype, device, overrides)
+    batch = config.train.batch if training else config.sample.unit
+    copied = {name: counting.copies(each, config.model, width) for name, each in found.items()}
+
+    sides = found if training else {name: frozen(each) for name, each in found.items()}
+    eager = contestants(sides, config, width, device, training)
+    held, shares = {name: memory(call, device) for name, call in eager.items()}, ops(eager["ours"]) if device == "cpu" else {}
+    fast, took, absent = compiled.those(sides, compile_limit, lambda each: contestants(each, config, width, device, training))
+    gflop_alone, convolutions = (
+        alone.of_a_step(found["ours"], config, width, batch) if training else alone.of_a_unit(found["ours"], config, width, STEPS)
+    )
+    limits = alone.limits(found["ours"].dtype, device)
+    every = eager | fast | {"convolutions": convolutions} | {name: call for name, (_, call) in limits.items()}
+    if plant != 1:
+        every["ours"] = planted(every["ours"], plant, device)
+    seconds = contest.on_cuda(every, rounds) if device == "cuda" else interleaved(every, rounds)
+
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    best = {name: min(compiled.forms(name, medians), key=lambda form: medians[form]) for name in sides}
     mine = seconds[best["ours"]]
-    peers = [*(name for name in names if name != "ours"), "convolutions"]
+    able = {"convolutions": gflop_alone * batch / 1e3 / medians["convolutions"]}
+    able |= {name: work / medians[name] for name, (work, _) in limits.items()}
+    forwards = 3 if training else sum(alone.evaluations(config, STEPS))
     return {
         "kind": "pace",
         **rows.provenance(),
         "name": verb,
         "preset": preset,
         "batch": batch,
-        "dtype": str(ours.dtype).removeprefix("torch."),
+        "size": config.model.image_size,
+        "dtype": str(found["ours"].dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
         "rounds": rounds,
+        "sweep": None,
         "best": best,
-        "ratios": {name: spread(mine, seconds[best.get(name, name)]) for name in peers},
-        "img_per_s": {name: round(batch / statistics.median(each), 2) for name, each in seconds.items()},
-        "gflop_forward": {name: round(value, 4) for name, value in gflop.items()},
-        "copies": {name: copies(found[name], config.model, width) for name in names},
-        "peak_mb": round(torch.cuda.max_memory_allocated() / 2**20) if device == "cuda" else None,
-    }
+        "ratios": {name: spread(mine, each) for name, each in seconds.items() if name != best["ours"] and name not in LIMITS},
+        "seconds": medians,
+        "img_per_s": {name: batch / medians[best[name]] for name in sides},
+        "gflop_forward": gflop,
+        "gflop_convolutions": gflop_alone,
+        "forwards": forwards,
+        "ceilings": able,
+        "mfu": {name: forwards * gflop[name] * batch / 1e3 / medians[best[name]] / able["matmul"] for name in sides},
+        "copies": copied,
+        "held_mb": held,
+        "ops": shares,
+        "compile_s": took,
+        "absent": absent,
+    }  # fmt: skip
 
 
-def wrapped(net: nn.Module, like: Denoiser) -> Denoiser:
-    """A denoiser of another network, in the dtype, the layout and on the device of one of ours."""
-    place = next(like.net.parameters()).device
-    made = Denoiser(laid_out(net.to(place), like.layout), like.config, like.dtype)
-    made.layout = like.layout
-    return made
+def networks(preset: str, dtype: str, device: str, overrides: tuple[str, ...]) -> tuple[dict[str, Denoiser], dict[str, float], Config, int]:
+    """Ours, plain, and diffusers' where it is installed; GFLOP of a forward pass of each; their config and width of conditions."""
+    found, config, width = contest.denoisers(preset, dtype, device, overrides=overrides)
+    if unets.installed():
+        found["diffusers"] = wrapped(diffusers_like(config.model, width, counting.flops(found["ours"], config.model, width)), found["ours"])
+    return found, {name: counting.flops(each, config.model, width) for name, each in found.items()}, config, width
 
 
-class Diffusers(nn.Module):
-    """UNet2DModel on the same unshuffled maps, conditions added to its time embedding; autocast, as it is trained."""
+def planted(call: Run, factor: float, device: str) -> Run:
+    """The call made to take `factor` times its time."""
+    if device == "cpu":
+        return timing.slowed(call, factor)
 
-    def __init__(self, config: ModelConfig, features: int, width: int) -> None:
-        super().__init__()
-        from diffusers import UNet2DModel
+    def slow() -> None:
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        time.sleep((factor - 1) * (time.perf_counter() - began))
 
-        self.unshuffle, levels = config.unshuffle, len(config.channels)
-        sides = [config.image_size // config.unshuffle // 2**level for level in range(levels)]
-        folded = config.image_channels * config.unshuffle**2
-        attended = ["Attn" if side in config.attention else "" for side in sides]
-        self.net = UNet2DModel(
-            sample_size=sides[0],
-            in_channels=folded,
-            out_channels=folded,
-            layers_per_block=config.blocks,
-            block_out_channels=tuple(width * each // config.channels[0] // 8 * 8 for each in config.channels),
-            down_block_types=tuple(f"{each}DownBlock2D" for each in attended),
-            up_block_types=tuple(f"{each}UpBlock2D" for each in reversed(attended)),
-            norm_num_groups=8,
-            attention_head_dim=8,
-            class_embed_type="identity",
-        )
-        self.features = nn.Linear(features, 4 * self.net.config.block_out_channels[0])
-
-    def forward(self, x: Tensor, noise: Tensor, features: Tensor) -> Tensor:
-        with contextlib.nullcontext() if x.dtype == torch.float32 else torch.autocast(x.device.type, x.dtype):
-            labels = self.features(features)
-            y: Tensor = self.net(F.pixel_unshuffle(x, self.unshuffle), 1000 * noise, class_labels=labels).sample
-        return F.pixel_shuffle(y, self.unshuffle)
+    return slow
 
 
-def diffusers_like(config: ModelConfig, features: int, gflop: float) -> Diffusers:
-    """The width at which its FLOPs are nearest ours; refused where none is within a tenth."""
-
-    def cost(width: int) -> float:
-        with torch.device("meta"):
-            return flops(Denoiser(Diffusers(config, features, width), configs.DiffusionConfig()), config, features, "meta")
-
-    costs = {width: cost(width) for width in range(16, 3 * config.channels[0], 8)}
-    width = min(costs, key=lambda each: abs(costs[each] - gflop))
-    if abs(costs[width] / gflop - 1) > WITHIN:
-        raise BadInput(f"diffusers: {costs[width]:.3f} GFLOP at its nearest width of {width}, ours has {gflop:.3f}; not within a tenth")
-    return Diffusers(config, features, width)
+def contestants(sides: dict[str, Denoiser], config: Config, width: int, device: str, training: bool) -> Contest:
+    """A train step, or a unit, of each of these."""
+    if training:
+        return contest.steps(sides, config, width, config.train.batch, device)
+    return contest.drawn(sides, config, width, STEPS, device)
 
 
-def given(config: ModelConfig, features: int, batch: int, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
-    """An image, a noise level and conditions for a batch."""
-    x = torch.ones(batch, config.image_channels, config.image_size, config.image_size, device=device)
-    return x, torch.ones(batch, device=device), torch.ones(batch, features, device=device)
+def memory(call: Run, device: str) -> float:
+    """MB that a step holds at most beside weights, moments and EMA; the first call, which makes moments, is not counted."""
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
+    with Held() as held:
+        call()
+    return round(held.most / 2**20, 1)
 
 
-def flops(denoiser: Denoiser, config: ModelConfig, features: int, device: str | None = None) -> float:
-    """GFLOP of a forward pass for an image."""
-    place = device or next(denoiser.net.parameters()).device
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        denoiser(*given(config, features, 1, place))
-    return float(counter.get_total_flops()) / 1e9
-
-
-class Copies(TorchDispatchMode):
-    """Counts copies of maps from one memory layout to another."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        source = args[1] if func is torch.ops.aten.copy_.default else args[0] if args else None
-        if func in MOVES and isinstance(source, Tensor) and source.dim() == 4 and _order(source) != _order(out):
-            self.count += 1
-        return out
-
-
-def _order(x: Tensor) -> list[int]:
-    """The dimensions of a map from the slowest to the fastest, without those of length 1."""
-    return sorted((d for d in range(4) if x.shape[d] > 1), key=lambda d: -x.stride(d))
-
-
-def copies(denoiser: Denoiser, config: ModelConfig, features: int) -> int:
-    """Copies between layouts in a forward and a backward pass."""
-    x, sigma, conditions = given(config, features, 2, next(denoiser.net.parameters()).device)
-    x = x.to(memory_format=denoiser.layout)
-    with Copies() as counter:
-        denoiser(x, sigma, conditions).sum().backward()
-    denoiser.net.zero_grad(set_to_none=True)
-    return counter.count
-
-
-class Convolutions:
-    """The convolutions of a network's pass, on maps of their own: forward, and both gradients."""
-
-    def __init__(self, denoiser: Denoiser, config: ModelConfig, features: int, batch: int) -> None:
-        self.calls: list[tuple[Tensor, Tensor, Tensor, tuple[int, ...], Any]] = []
-        hooks = [each.register_forward_hook(self._saw) for each in denoiser.net.modules() if isinstance(each, Conv)]
-        with torch.no_grad():
-            denoiser(*given(config, features, batch, next(denoiser.net.parameters()).device))
-        for hook in hooks:
-            hook.remove()
-
-    def _saw(self, module: Any, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-        x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1)
-        weight = module.weight.detach().to(x.dtype, memory_format=torch.preserve_format)
-        made = seeds.normal(0, "benchmark-map", len(self.calls), x.shape)[0].to(x)
-        x = torch.empty_like(x).copy_(made)
-        self.calls.append((x, weight, torch.ones_like(out), tuple(module.stride), module.padding))
-
-    def train(self) -> None:
-        """Forward and backward of all."""
-        for x, weight, gradient, stride, padding in self.calls:
-            F.conv2d(x, weight, None, stride, padding)
-            torch.ops.aten.convolution_backward(
-                gradient, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, (True, True, False)
-            )  # fmt: skip
-
-    def sample(self, steps: int) -> Callable[[], object]:
-        """Forward passes of a Heun sampler of so many steps, conditional and unconditional together."""
-
-        @torch.inference_mode()
-        def call() -> None:
-            for _ in range(2 * steps - 1):
-                for x, weight, _, stride, padding in self.calls:
-                    F.conv2d(x, weight, None, stride, padding)
-
-        return call
-
-
-def report(found: list[Row]) -> Iterator[str]:
-    """Markdown: the newest row of each step, preset, dtype, batch and machine."""
-    newest = {(row["name"], row["preset"], row["dtype"], row["batch"], row["card"]): row for row in found if row["kind"] == "pace"}
-    if not newest:
-        yield "Not measured yet: `python -m benchmarks train` and `sample` append rows."
-        return
-    lines = []
-    for row in newest.values():
-
-        def said(name: str, row: Row = row) -> str:
-            if name not in row["ratios"]:
-                return "not installed"
-            each = row["ratios"][name]
-            return f"{each['median']:.2f} [{each['p20']:.2f}, {each['p80']:.2f}]"
-
-        mine = row["ratios"]["convolutions"]["median"]
-        lines.append(
-            [
-                f"{row['name']}, `{row['preset']}`, {row['dtype']}, batch {row['batch']}", row["best"]["ours"],
-                f"{row['img_per_s'][row['best']['ours']]:.1f}", said("plain"), said("diffusers"), f"{1 - mine:.0%}",
-                ", ".join(f"{name} {count}" for name, count in row["copies"].items()), row["commit"][:9],
-            ]
-        )  # fmt: skip
-    yield from table(["what", "ours", "img/s", "plain takes", "diffusers takes", "outside convolutions", "layout copies", "commit"], lines)
+def ops(call: Run) -> dict[str, float]:
+    """The share of each operation in a step on the CPU, by its own time; those too small to name are together `others`."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        call()
+    times = {each.key: float(each.self_cpu_time_total) for each in seen.key_averages()}
+    total = math.fsum(times.values())
+    shares = {name: each / total for name, each in sorted(times.items(), key=lambda pair: -pair[1]) if each >= SHOWN * total}
+    return {**shares, "others": 1 - math.fsum(shares.values())}

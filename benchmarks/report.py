@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import rows
+from benchmarks import pace_report, rows
 from benchmarks.rows import Row
 from galaxysd.errors import Unavailable
 from galaxysd.kernels.cases import CASES
@@ -170,5 +170,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(markdown(cpu, gpu)).rstrip())
     if args.out is not None:
         written = [each for name, found in (("cpu", cpu), ("gpu", gpu)) for each in plots(found, args.out, name)]
+        steps = {name: rows.read(rows.path(args.results, on, "pace")) for name, on in (("cpu", "cpu"), ("gpu", "cuda"))}
+        written += [each for name, found in steps.items() for each in pace_report.plots(found, args.out, name)]
         print("\n" + ("\n".join(f"drawn: {path}" for path in written) if written else "nothing to draw: no rows"))
     return 0

@@ -37,8 +37,12 @@ FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "img_per_s": (int, float), "mean_ratio": (int, float), "classes": dict,
     },
     "pace": {
-        "name": str, "preset": str, "batch": int, "dtype": str, "rounds": int, "best": dict, "ratios": dict, "img_per_s": dict,
-        "gflop_forward": dict, "copies": dict,
+        "name": str, "preset": str, "batch": int, "size": int, "dtype": str, "threads": int, "rounds": int, "sweep": (str, type(None)),
+        "best": dict, "ratios": dict, "seconds": dict, "img_per_s": dict, "gflop_forward": dict, "gflop_convolutions": (int, float),
+        "ceilings": dict, "mfu": dict, "copies": dict, "held_mb": dict, "ops": dict, "compile_s": dict, "absent": dict,
+    },
+    "ranks": {
+        "name": str, "preset": str, "batch": int, "dtype": str, "rounds": int, "ranks": int, "ratios": dict, "img_per_s": dict,
     },
     "finetune": {
         "arm": str, "change": str, "digest": str, "images": int, "named": dict, "config": dict, "img_per_s": (int, float),
@@ -60,9 +64,9 @@ def card() -> str:
     return host.processor(device())
 
 
-def path(folder: Path = RESULTS, on: str | None = None) -> Path:
-    """The file of the rows of this kind of machine."""
-    return folder / f"kernels-{'gpu' if (on or device()) == 'cuda' else 'cpu'}.jsonl"
+def path(folder: Path = RESULTS, on: str | None = None, what: str = "kernels") -> Path:
+    """The file of the rows of this kind of machine: of `kernels`, or of `pace`."""
+    return folder / f"{what}-{'gpu' if (on or device()) == 'cuda' else 'cpu'}.jsonl"
 
 
 def digest(case: Case) -> str:
@@ -130,7 +134,7 @@ def _checked(row: Any, where: str) -> Row:
         if name not in row:
             raise BadInput(f"{where}: no field {name!r}, which a row of kind {kind} has")
         if not isinstance(row[name], wanted):
-            said = wanted.__name__ if isinstance(wanted, type) else "number"
+            said = wanted.__name__ if isinstance(wanted, type) else "number" if float in wanted else "a name or null"
             raise BadInput(f"{where}: {name} is {type(row[name]).__name__}, {said} expected")
     for peer, found in row.get("ratios", {}).items():
         if not isinstance(found, dict) or not isinstance(found.get("median"), (int, float)):

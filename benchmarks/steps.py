@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import classes, curve, rows
+from benchmarks.choice import chosen
 from benchmarks.rows import Row
 from galaxysd.config import Config
 from galaxysd.diffusion.guidance import Guided
 from galaxysd.diffusion.samplers import EVALUATIONS, levels, solve
-from galaxysd.errors import BadInput, Stopped, nearest
+from galaxysd.errors import BadInput, Stopped
 from galaxysd.evaluate import conditional, distances
 from galaxysd.evaluate.features import Described
 from galaxysd.evaluate.report import table
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput("MODEL: none given; give a run folder, a checkpoint or a bundled name, or --report for the rows there are")
     if min(args.n, args.held_out) < 1:
         raise BadInput(f"--n {args.n}, --held-out {args.held_out}: at least 1 galaxy of each")
-    wanted, piece = chosen(args.points), Piece(args.piece)
+    wanted, piece = chosen(POINTS, args.points, "--points", "point"), Piece(args.piece)
     generator, judge = load(args.model, device=args.device).guided_by(args.guide), load_judge(args.judge)
     known = {row["digest"] for row in rows.read(args.results)}
     due = []
@@ -127,15 +128,6 @@ def run(args: argparse.Namespace) -> int:
         rows.append(args.results, row)
         print(f"{point.name}: mean ratio {row['mean_ratio']:.3f}, {row['passes']} passes, {row['img_per_s']:g} img/s", flush=True)
     return 0
-
-
-def chosen(names: Sequence[str] | None) -> list[Point]:
-    """The points of --points in the order of the list, all without it."""
-    known = [point.name for point in POINTS]
-    for name in names or ():
-        if name not in known:
-            raise BadInput(f"--points {name}: no such point{nearest(name, known)}")
-    return [point for point in POINTS if not names or point.name in names]
 
 
 def identity(args: argparse.Namespace, point: Point, generator: Generator, judge: Judge) -> Row:

@@ -39,7 +39,22 @@ FACES = {"__init__", "__main__"}
 ABOUT_THE_PROJECT = {"test_architecture", "test_benchmarks", "test_mutations", "test_packaging", "test_pretrained", "test_tiers"}
 ABOUT_THE_PROJECT |= {
     f"test_benchmarks_{part}"
-    for part in ("ablations", "card", "check", "classes", "finetune", "front", "gate", "gpu", "kernels", "pace", "rows", "steps", "votes")
+    for part in (
+        "ablations",
+        "card",
+        "check",
+        "classes",
+        "finetune",
+        "front",
+        "gate",
+        "gpu",
+        "kernels",
+        "pace",
+        "presets",
+        "rows",
+        "steps",
+        "votes",
+    )
 }
 
 CORE = {"torch", "numpy", "safetensors", "pyarrow", "triton", "galaxysd"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import time
 
@@ -11,6 +12,7 @@ from benchmarks import check, kernels, peers, rows, timing
 from benchmarks.__main__ import main
 from benchmarks.census import uses
 from galaxysd.kernels.cases import CASES
+from tests.tiny import paced
 
 USE = uses("smoke-32")[-1]
 
@@ -132,3 +134,40 @@ def test_the_headline_weighs_by_calls():
     assert total["ratios"]["best peer"]["median"] == pytest.approx((3 * calls[0] + 2 * sum(calls[1:])) / sum(calls))
     assert total["ratios"]["eager"]["median"] == pytest.approx(3.0)
     assert kernels.headline("smoke-32", made[1:], every) is None
+
+
+def stepped(plain: float, **changes):
+    return {
+        "name": "train",
+        "preset": "smoke-32",
+        "size": 32,
+        "dtype": "float32",
+        "batch": 2,
+        "seconds": {"ours": 1.0, "plain": plain},
+    } | changes
+
+
+@pytest.mark.parametrize(("found", "ok", "looks"), [((2.0,), True, 1), ((1.69, 1.71), True, 2), ((1.69, 1.69), False, 2)])
+def test_a_step_is_slower_when_it_is_twice_below(found, ok, looks):
+    values = iter(found)
+    (verdict,) = check.paces([stepped(2.0)], lambda row, again: stepped(next(values)), 0.85)
+    assert (verdict.ok, len(verdict.found)) == (ok, looks)
+    assert "train, `smoke-32`, 32 px, float32, batch 2" in str(verdict)
+
+
+def test_steps_of_this_card_and_of_no_sweep_are_measured_again():
+    mine = stepped(2.0, kind="pace", device="cpu", card="mine", sweep=None)
+    others = [mine | change for change in ({"card": "other"}, {"sweep": "batch", "batch": 4}, {"preset": "base-64"})]
+    assert check.steps([*others, mine], "cpu", "mine") == [mine]
+
+
+def test_a_step_that_became_slower_is_noticed(tmp_path, monkeypatch, capsys):
+    """On a row that was just measured: our step, made to cost three times as much, fails."""
+    monkeypatch.setitem(check.pace.PRESET, "cpu", "tiny")
+    assert main(["train", *paced(tmp_path, monkeypatch)]) == 0
+    arguments = argparse.Namespace(rounds=3, plant=3.0, results=tmp_path)
+    (verdict,) = check.of_steps(arguments, "cpu", 0.85)
+    assert not verdict.ok
+    capsys.readouterr()
+    assert check.reached(tmp_path) == []
+    assert "goal: cuda train base-64: time over its convolutions alone at most 1.2: not measured" in capsys.readouterr().out

@@ -15,6 +15,7 @@ import torch
 from benchmarks import gate, gpu, profile, rows, tune
 from benchmarks.__main__ import VERBS, main
 from galaxysd.kernels import launching
+from tests.test_benchmarks_pace import pace_row
 
 ROOT = Path(__file__).parent.parent
 # Finds none of the packages of the extras, which a GPU machine does not have, nor an installation of galaxysd.
@@ -111,6 +112,20 @@ def test_when_the_time_is_up_the_rest_is_named(plan):
     assert gpu.carried_out(plan, {"slow": slow, "tests": lambda _: "done"}) == ([], ["slow"])
     plan.until = 0
     assert gpu.carried_out(plan, {"late": lambda _: pytest.fail("it ran")}) == ([], ["late"])
+
+
+def test_steps_at_full_width_leave_rows_and_are_not_measured_again(plan, monkeypatch):
+    asked = []
+
+    def measure(verb, preset, *rest, **named):
+        asked.append((verb, preset))
+        return pace_row(name=verb, preset=preset, card=plan.card, commit=plan.commit)
+
+    monkeypatch.setattr(gpu.pace, "measure", measure)
+    assert "train, `base-64`" in gpu.paces(plan)
+    assert gpu.paces(plan) == "known"
+    assert asked == [("train", "base-64"), ("sample", "base-64")]
+    assert [row["name"] for row in rows.read(plan.file.parent / "pace-gpu.jsonl")] == ["train", "sample"]
 
 
 def test_what_is_lacking_are_the_shapes_without_a_row_for_the_files_as_they_are():

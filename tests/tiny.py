@@ -82,3 +82,12 @@ def judged(out: Path, *settings: str) -> Path:
     source = SimulatedSource("tutorial", 1, 0, 64, 32)
     train(DenoiseTask(small, source.frame, fit_stretch(source, small), torch.device("cpu")), source, out, StopSignals())
     return out
+
+
+def paced(folder: Path, monkeypatch: Any) -> list[str]:
+    """Words of `python -m benchmarks train` and `sample` for a preset `tiny`, which there is until the test ends; rows go to `folder`."""
+    model = "image_size = 16\nunshuffle = 1\nchannels = [8, 16]\nblocks = 1\nattention = [8]\nhead_width = 8\ncond_width = 16\n"
+    (folder / "tiny.toml").write_text(f"[model]\n{model}[train]\nbatch = 2\n[sample]\nunit = 2\n")
+    monkeypatch.setattr(configs, "PRESETS", folder)
+    monkeypatch.setattr("benchmarks.unets.installed", lambda: False)  # none of diffusers' networks is as small
+    return ["--preset", "tiny", "--dtype", "fp32", "--rounds", "1", "--device", "cpu", "--results", str(folder)]

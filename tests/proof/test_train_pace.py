@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-import torch
 
 pytestmark = [
     pytest.mark.proof_train,
@@ -15,15 +14,11 @@ pytestmark = [
 
 @pytest.mark.parametrize("verb", ["train", "sample"])
 def test_ahead_of_diffusers(verb, tier, report):
-    from benchmarks import pace
+    from benchmarks import pace, unets
 
     rounds = tier("pace-rounds")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        row = pace.measure(verb, "smoke-32", None, "auto", rounds, False, "cpu")
-    finally:
-        torch.set_num_threads(before)
+    with pace.one_thread():
+        row = pace.measure(verb, "smoke-32", "auto", rounds, "cpu")
     what = f"{verb}, smoke-32, {row['dtype']}, batch {row['batch']}, 1 thread"
     for name, found in row["ratios"].items():
         between = f"{found['p20']:.2f} to {found['p80']:.2f} between the fifths"
@@ -32,5 +27,16 @@ def test_ahead_of_diffusers(verb, tier, report):
     report(
         f"{what}: copies between layouts in a pass, ours and diffusers", f"{row['copies']['ours']} and {row['copies']['diffusers']}", n=1
     )
-    assert row["gflop_forward"]["diffusers"] == pytest.approx(row["gflop_forward"]["ours"], rel=pace.WITHIN)
-    assert row["ratios"]["diffusers"]["median"] > 1
+    assert row["gflop_forward"]["diffusers"] == pytest.approx(row["gflop_forward"]["ours"], rel=unets.WITHIN)
+    assert row["ratios"][row["best"]["diffusers"]]["median"] > 1
+
+
+def test_two_ranks_share_a_step(tier, report):
+    from benchmarks import sweeps
+
+    rounds = tier("pace-rounds")
+    row = sweeps.of_ranks(2, "smoke-32", None, "auto", rounds, "cpu")
+    for name, found in row["ratios"].items():
+        report(f"train, smoke-32, {row['dtype']}, batch {row['batch']}: time of {name} over that of 2 ranks", found["median"], n=rounds)
+    assert set(row["ratios"]) == {"one rank", "without exchange"}
+    assert row["ratios"]["one rank"]["median"] > 1
