@@ -25,17 +25,22 @@ import galaxysd
 from galaxysd import checkpoint, files, host
 from galaxysd.config import Config
 from galaxysd.data.galaxies import Galaxies
-from galaxysd.data.readers import GalaxySet, Order, Source, batches
+from galaxysd.data.readers import GalaxySet, Source
 from galaxysd.diffusion.denoiser import resolve_layout
 from galaxysd.distributed import ALONE, Ranks, Share
 from galaxysd.errors import GalaxySDError, Mismatch, Stopped
 from galaxysd.model.layers import laid_out
 from galaxysd.runlog import Log, Mute, Progress, StopSignals
-from galaxysd.train.step import Optimiser
+from galaxysd.train.compiling import compiled, resolve_compile
+from galaxysd.train.feed import Feed, Part, placed
+from galaxysd.train.step import Numbers, Optimiser
 
 
 class Task(Protocol):
-    """What is learned: a network and its loss. The generator and the classifier are two of these."""
+    """What is learned: a network and its loss. The generator and the classifier are two of these.
+
+    `prepare` makes of some rows of a batch, on the CPU and ahead of time, what the module that `objective` gives turns into their loss.
+    """
 
     kind: str
     config: Config
@@ -44,7 +49,8 @@ class Task(Protocol):
 
     def build(self) -> nn.Module: ...
     def about(self) -> dict[str, Any]: ...
-    def loss(self, net: nn.Module, layout: torch.memory_format, galaxies: Galaxies, step: int, share: Share | None = None) -> Tensor: ...
+    def prepare(self, galaxies: Galaxies, step: int, share: Share) -> Part: ...
+    def objective(self, net: nn.Module, layout: torch.memory_format) -> nn.Module: ...
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,10 @@ class _Run:
         self.config = task.config.train
         self.threads = self.config.threads or torch.get_num_threads()
         self.layout = resolve_layout(self.config.layout, task.device, task.dtype)
+        self.compiles = resolve_compile(self.config.compile, task.device)
         self.trained_on = ranks.first(source.describe)
-        self.step, self.seconds, self.loss = 0, 0.0, float("nan")
+        self.step, self.seconds, self.loss, self.norm = 0, 0.0, float("nan"), float("nan")
+        self.numbers = Numbers()
         self.stopping = self.over = False  # asked to stop, or at the end of the piece, on any rank
         self.before = Spent()  # in earlier calls
         self.net: nn.Module
@@ -169,20 +177,22 @@ class _Run:
             "layout": "nhwc" if self.layout is torch.channels_last else "nchw",
             "device": self.task.device.type,
             "threads": self.threads,
+            **({"compiled": True} if self.compiles else {}),  # not said of others: earlier runs were none, and go on
             **self.task.about(),
         }
 
     def go(self) -> Result:
         own = {"chunks": list(self.source.chunk_rows), **self.description(), "threads": 0, "config": self.task.config.to_json()}
         self.ranks.same("settings, data or versions", own)
-        self.threads = self.ranks.first(self._claim)
+        self.threads, self.compiles = self.ranks.first(self._claim)
         # Bytes are promised to one rank; of several, none takes more threads than it was started with.
         torch.set_num_threads(self.threads if self.ranks.world == 1 else min(self.threads, torch.get_num_threads()))
         self.net = laid_out(self.task.build(), self.layout)
         self.optimiser = Optimiser(self.net, self.config)
         with Log(self.out / "log.jsonl") if self.ranks.leads else Mute() as log:
             self._resume(log)
-            self.learner = self.ranks.learner(self.net)
+            objective = self.task.objective(self.net, self.layout)
+            self.learner = self.ranks.learner(compiled(objective, self.task.device) if self.compiles else objective)
             if self.done() < 1:
                 self._steps(log)
             folder = self.save()
@@ -202,23 +212,23 @@ class _Run:
     def _steps(self, log: Log | Mute) -> None:
         """Steps until a limit is reached or a stop is asked for."""
         began, last_save, last_grid = time.monotonic() - self.seconds, time.monotonic(), time.monotonic()
-        order = Order.of(self.source, self.config.seed)
-        rows = range(self.shares[0].first, self.shares[-1].first + self.shares[-1].rows)
-        stream = batches(self.source, order, self.step, self.config.batch, workers=1, rows=rows)
+        feed = Feed(self.task, self.source, self.config.seed, self.shares, self.layout, self.task.device, self.ranks.world)
+        stream, first = feed.start(self.step), self.step
         meter = Progress("train", total=self._total(), done=self.images, unit="img") if self.ranks.leads else Mute()
         with closing(stream), meter as progress:
             self._look()
             while self.done() < 1 and not (self.stopping or self.over):
                 loss = self._gradients(next(stream))
-                self._finite(loss, "loss")
-                norm = self.optimiser.step(self.images, self.done(), lambda norm: self._finite(norm, "gradient"))
+                self.numbers.add(loss, self.optimiser.step(self.images, self.done(), loss))
                 self.step += 1
-                self.loss = float(loss)
-                now = time.monotonic()
-                self.seconds, save, grid = self._look(now - began, now - last_save, now - last_grid)
-                progress.update(self.config.batch, note=f"loss {self.loss:.3f}")
+                if self.compiles and self.step == first + 1:
+                    self._read()
+                    log.write(step=self.step, first_step_seconds=round(time.monotonic() - self.seconds - began, 1))
+                self.seconds, save, grid = self._look(*(time.monotonic() - since for since in (began, last_save, last_grid)))
                 if self.step % max(self.config.log_steps, 1) == 0:
-                    log.write(step=self.step, images=self.images, loss=self.loss, gradient=float(norm), seconds=round(self.seconds, 1))
+                    self._read()
+                    log.write(step=self.step, images=self.images, loss=self.loss, gradient=self.norm, seconds=round(self.seconds, 1))
+                progress.update(self.config.batch, note=f"loss {self.loss:.3f}")
                 if 0 < 60 * self.config.save_minutes < save or (self.config.save_steps and self.step % self.config.save_steps == 0):
                     self.save()
                     last_save = time.monotonic()
@@ -226,18 +236,29 @@ class _Run:
                     self._after(self.save())
                     last_grid = time.monotonic()
 
-    def _gradients(self, galaxies: Galaxies) -> Tensor:
-        """Leaves the mean gradient of a batch in the weights; gives its loss. Both are of the rows of all ranks."""
-        many, losses = len(self.shares), []
-        for part, share in enumerate(self.shares):
-            rows = galaxies if many == 1 else galaxies.rows(share.places() - self.shares[0].first)
+    def _gradients(self, parts: list[Part]) -> Tensor:
+        """Leaves the mean gradient of a batch in the weights, of the rows of all ranks; gives the mean loss of this one's."""
+        many, losses = len(parts), []
+        for number, part in enumerate(parts):
 
-            def loss(rows: Galaxies = rows, share: Share = share) -> Tensor:
-                value = self.task.loss(self.learner, self.layout, rows, self.step, share)
+            def loss(part: Part = part) -> Tensor:
+                value: Tensor = self.learner(*placed(part, self.task.device))
                 return value if many == 1 else value / many
 
-            losses.append(self.ranks.backward(self.learner, loss, last=part == many - 1))
-        return self.ranks.mean(losses[0] if many == 1 else torch.stack(losses).sum())
+            losses.append(self.ranks.backward(self.learner, loss, last=number == many - 1))
+        return losses[0] if many == 1 else torch.stack(losses).sum()
+
+    def _read(self) -> None:
+        """Waits for the numbers of the steps since the last look; all ranks refuse the first that is none, before anything is saved."""
+        if not len(self.numbers):
+            return
+        losses, norms = self.numbers.read()
+        table = torch.stack((self.ranks.mean(losses), norms), 1)
+        bad = (~torch.isfinite(table)).nonzero()
+        if len(bad):
+            row, column = bad[0].tolist()
+            raise self._none(("loss", "gradient")[column], self.step - len(table) + row, float(table[row, column]))
+        self.loss, self.norm = table[-1].tolist()
 
     def _look(self, *passed: float) -> list[float]:
         """Looks whether to stop, which all ranks do after the same step; gives the seconds `passed` by the slowest clock."""
@@ -271,9 +292,8 @@ class _Run:
         limits = [self.config.steps * self.config.batch, self.config.images]
         return min((limit for limit in limits if limit), default=None)
 
-    def _claim(self) -> int:
-        """Writes what this run is, or compares with what the folder says it is; gives the threads it was begun with."""
-        mine = self.description()
+    def _claim(self) -> tuple[int, bool]:
+        """Writes what this run is, or compares with what the folder says it is; how many threads it was begun with, and if compiled."""
         path = self.out / "run.json"
         if not path.exists():
             _refuse_foreign(self.out)
@@ -282,17 +302,20 @@ class _Run:
                 # Their digest stands in `trained_on`: who wonders whether a galaxy was trained on can look.
                 text = "\n".join(self.source.hashed_ids())
                 files.commit(self.out / "trained_on.ids", lambda file: file.write(text.encode()))
-            files.commit_json(path, {"run": mine, "versions": versions, "machine": host.processor(self.task.device.type)})
-            return self.threads
+            files.commit_json(path, {"run": self.description(), "versions": versions, "machine": host.processor(self.task.device.type)})
+            return self.threads, self.compiles
         record = files.read_json(path)
         theirs = record.get("run") if isinstance(record, dict) else None
         if not isinstance(theirs, dict):
             raise Mismatch(f"{path}: does not say what run this is; the file is damaged, use another --out")
+        # Decided when the run began, for sums depend on it.
         if not self.config.threads and isinstance(theirs.get("threads"), int):
-            mine["threads"] = theirs["threads"]  # pinned when the run began: sums depend on it
-        for name, here, there in _differences(mine, theirs):
+            self.threads = theirs["threads"]
+        if self.config.compile == "auto":
+            self.compiles = "compiled" in theirs
+        for name, here, there in _differences(self.description(), theirs):
             raise Mismatch(f"{self.out}: holds another run: {name} is {there!r} there and {here!r} here; use another --out")
-        return int(mine["threads"])
+        return self.threads, self.compiles
 
     def _resume(self, log: Log | Mute) -> None:
         """Takes the newest good checkpoint, which the first rank chooses; afterwards all ranks hold the same weights."""
@@ -321,6 +344,7 @@ class _Run:
 
     def save(self) -> Path:
         """Commits a checkpoint, by the first rank while the others wait; gives its folder."""
+        self._read()
         cpu = self.ranks.total(host.cpu_seconds() - self.piece.cpu_began)
         return self.out / "checkpoints" / self.ranks.first(lambda: self._save(cpu).name)
 
@@ -338,15 +362,13 @@ class _Run:
         spent = self.before.more(cpu, host.processor(self.task.device.type))
         return checkpoint.save(self.out, self.step, model, training, {"seconds": self.seconds, **spent.to_json()})
 
-    def _finite(self, value: Tensor, what: str) -> None:
-        if torch.isfinite(value):
-            return
+    def _none(self, what: str, step: int, value: float) -> GalaxySDError:
         good = checkpoint.newest(self.out)
         last = f"the last good checkpoint is {good.folder}" if good else "no checkpoint had been saved"
-        raise self.ranks.alike(
+        return self.ranks.alike(
             NonFinite(
-                f"{self.out}: the {what} of step {self.step} is {float(value.detach())}; nothing of this step was kept, {last}; "
-                "lower train.learning_rate or look at the data of this step"
+                f"{self.out}: the {what} of step {step} is {value}; nothing of this step was kept, nor of what followed until step "
+                f"{self.step}, {last}; lower train.learning_rate or look at the data of this step"
             )
         )
 

@@ -138,17 +138,30 @@ def test_of_two_trainers_one_proceeds(tmp_path: Path):
         tiny.run(out, *STEPS)
 
 
+class Poisoned(torch.nn.Module):
+    """An objective whose loss, or gradient, is no number in one of its calls."""
+
+    def __init__(self, inside: torch.nn.Module, what: str, at: int) -> None:
+        super().__init__()
+        self.inside, self.what, self.left = inside, what, at
+
+    def forward(self, *given: torch.Tensor) -> torch.Tensor:
+        self.left -= 1
+        value = self.inside(*given)
+        if self.left != -1:
+            return value
+        return value * float("nan") if self.what == "loss" else value + (next(self.inside.parameters()).sum() * 0).sqrt()
+
+
+def poisoned(what: str, at: int):
+    objective = tiny.DenoiseTask.objective
+    return lambda task, net, layout: Poisoned(objective(task, net, layout), what, at)
+
+
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_number_that_is_none_stops_before_the_weights(tmp_path: Path, monkeypatch, what: str):
-    out, loss = tmp_path / "run", tiny.DenoiseTask.loss
-
-    def poisoned(self, net, layout, galaxies, step, share):
-        value = loss(self, net, layout, galaxies, step, share)
-        if step != 7:
-            return value
-        return value * float("nan") if what == "loss" else value + (next(net.parameters()).sum() * 0).sqrt()
-
-    monkeypatch.setattr(tiny.DenoiseTask, "loss", poisoned)
+    out = tmp_path / "run"
+    monkeypatch.setattr(tiny.DenoiseTask, "objective", poisoned(what, 7))
     with pytest.raises(loop.NonFinite, match=rf"the {what} of step 7 is (nan|inf); .*the last good checkpoint is .*step-00000006"):
         tiny.run(out, *STEPS)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in checkpoint.newest(out).file("training").tensors.values())
@@ -175,17 +188,17 @@ def test_the_model_of_a_checkpoint_is_the_average_of_the_weights(tmp_path: Path)
 
 
 class Seen:
-    """The ids of the galaxies that steps were shown, in their order."""
+    """The ids of the galaxies that steps were prepared from, in their order; a few more are read ahead."""
 
     def __init__(self, monkeypatch) -> None:
         self.ids: list[str] = []
-        loss = tiny.DenoiseTask.loss
+        prepare = tiny.DenoiseTask.prepare
 
-        def spied(task, net, layout, galaxies, step, share):
-            self.ids += galaxies.ids
-            return loss(task, net, layout, galaxies, step, share)
+        def spied(task, galaxies, step, share):
+            self.ids += galaxies.ids  # in the order of the steps: one thread reads
+            return prepare(task, galaxies, step, share)
 
-        monkeypatch.setattr(tiny.DenoiseTask, "loss", spied)
+        monkeypatch.setattr(tiny.DenoiseTask, "prepare", spied)
 
 
 EIGHT = ("train.batch=8", "train.log_steps=1", "train.save_steps=4")
@@ -286,17 +299,13 @@ def test_minutes_are_one_clock_for_all_ranks(tmp_path: Path):
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_number_that_is_none_on_one_rank_stops_all(tmp_path: Path, monkeypatch, what: str):
-    loss = tiny.DenoiseTask.loss
+def test_a_number_that_is_none_on_one_rank_stops_all(tmp_path: Path, what: str):
+    def work(ranks: Ranks) -> None:
+        if ranks.rank == 1:
+            tiny.DenoiseTask.objective = poisoned(what, 7)  # in the rank's own process
+        tiny.run(tmp_path / "run", *STEPS, ranks=ranks)
 
-    def poisoned(self, net, layout, galaxies, step, share):
-        value = loss(self, net, layout, galaxies, step, share)
-        if step != 7 or share.first == 0:
-            return value
-        return value * float("nan") if what == "loss" else value + (next(net.parameters()).sum() * 0).sqrt()
-
-    monkeypatch.setattr(tiny.DenoiseTask, "loss", poisoned)
-    ended = ranking.forked(2, tmp_path, lambda ranks: tiny.run(tmp_path / "run", *STEPS, ranks=ranks))
+    ended = ranking.forked(2, tmp_path, work)
     assert [each.code for each in ended] == [2, 2], ended
     assert f"the {what} of step 7 is nan" in ended[0].err
     assert "the last good checkpoint is" in ended[0].err
