@@ -27,7 +27,7 @@ class ResBlock(nn.Module):
     def forward(self, h: Pending, scale_shift: Tensor, other: Tensor | None = None) -> tuple[Pending, Tensor]:
         """The block's output, and its input as one map."""
         scale, shift = scale_shift.chunk(2, 1)
-        y, sources = self.norm1.carry(h, other)
-        y = self.conv2(self.norm2(self.conv1(y), scale, shift))
+        y, sources = self.norm1.carry_into(self.conv1, h, other)
+        y = self.norm2.into(self.conv2, y, scale, shift)
         out: Pending = self.attention(Pending(self.skip(*sources), y))
         return out, sources[0]

@@ -12,7 +12,7 @@ from galaxysd.data import transforms
 from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.schema import Schema, schema
 from galaxysd.distributed import Share
-from galaxysd.model.classifier import Classifier, concentrations, vote_loss
+from galaxysd.model.classifier import Block, Classifier, concentrations, vote_loss
 from galaxysd.train.denoise import check_frame, initialise, trainable
 
 
@@ -20,6 +20,7 @@ class ClassifyTask:
     """Learns how volunteers vote on a galaxy."""
 
     kind = "classifier"
+    blocks: tuple[type[nn.Module], ...] = (Block,)
 
     def __init__(self, config: Config, frame: Frame, stretch: transforms.Stretch, device: torch.device) -> None:
         check_frame(config.model, frame)

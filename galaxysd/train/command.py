@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> None:
             group.first(lambda: _dry_run(config, device, args.json))
             return
         piece, out = prepared(args, group)
+        group.together(lambda: plan.check_memory(plan.plan(config, device, group.world), config, device))
         mine = open_source(args, config, piece, group)
         task, source, watch = group.together(lambda: begun(args, config, mine, device, group.leads))
 

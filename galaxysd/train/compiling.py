@@ -1,11 +1,13 @@
-"""The train step compiled: a task's objective, network and loss, as one graph forward and one backward, never compiled twice in a run.
+"""The train step compiled, block by block: each a graph forward and a graph backward, never compiled again within a run.
 
-What was compiled is kept by torch in the user's own folder, so that the next start is short.
+Blocks, for they start sooner than the whole and blocks of one shape share a graph: what stands between them is a few operators. What was
+compiled is kept by torch in the user's own folder, so that the next start is short.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -23,13 +25,19 @@ def resolve_compile(name: str, device: torch.device) -> bool:
     return name == "on" or (name == "auto" and device.type == "cuda")
 
 
-def compiled(objective: nn.Module, device: torch.device) -> nn.Module:
-    """Compiles an objective in place, without a break in its graph, for the shapes it will see; it is done at its first call."""
+def compiled(objective: nn.Module, blocks: tuple[type[nn.Module], ...], device: torch.device) -> nn.Module:
+    """Compiles the blocks of an objective in place, each as a graph without a break for the shapes of its first call, which does it."""
     if BACKEND == "inductor":
         _need_a_compiler(device)
         os.environ.setdefault(CACHE, str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "galaxysd" / "compiled"))
     torch.compiler.reset()  # a run's graphs are its own: those of an earlier one in this process would count as compiled anew
-    objective.compile(fullgraph=True, dynamic=False, backend=BACKEND)
+    found = [module for module in objective.modules() if isinstance(module, blocks)]
+    torch._dynamo.config.recompile_limit = 2 * len(found)  # blocks share one code, and one graph where their shapes are alike
+    torch._dynamo.config.optimize_ddp = False  # cuts graphs so that ranks exchange gradients early; blocks are cuts already
+    # Torch's compiler looks at all attributes of what enters a block, and is warned of one by torch itself.
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
+    for block in found:
+        block.compile(fullgraph=True, dynamic=False, backend=BACKEND)
     return objective
 
 

@@ -17,6 +17,7 @@ from galaxysd.diffusion.denoiser import Denoiser, resolve_dtype
 from galaxysd.diffusion.loss import draw_sigma, edm_loss
 from galaxysd.distributed import Share
 from galaxysd.errors import GalaxySDError, nearest
+from galaxysd.model.blocks import ResBlock
 from galaxysd.model.unet import UNet
 from galaxysd.sample.generate import Settings
 
@@ -25,6 +26,7 @@ class DenoiseTask:
     """Learns to denoise galaxies under their conditions."""
 
     kind = "denoiser"
+    blocks: tuple[type[nn.Module], ...] = (ResBlock,)
 
     def __init__(
         self, config: Config, frame: Frame, stretch: transforms.Stretch, device: torch.device,

@@ -28,9 +28,10 @@ from galaxysd.data.galaxies import Galaxies
 from galaxysd.data.readers import GalaxySet, Source
 from galaxysd.diffusion.denoiser import resolve_layout
 from galaxysd.distributed import ALONE, Ranks, Share
-from galaxysd.errors import GalaxySDError, Mismatch, Stopped
-from galaxysd.model.layers import laid_out
+from galaxysd.errors import GalaxySDError, Mismatch, Stopped, Unavailable
+from galaxysd.model.layers import laid_out, recomputing
 from galaxysd.runlog import Log, Mute, Progress, StopSignals
+from galaxysd.train import folder, plan
 from galaxysd.train.compiling import compiled, resolve_compile
 from galaxysd.train.feed import Feed, Part, placed
 from galaxysd.train.step import Numbers, Optimiser
@@ -43,6 +44,7 @@ class Task(Protocol):
     """
 
     kind: str
+    blocks: tuple[type[nn.Module], ...]  # what its network repeats
     config: Config
     device: torch.device
     dtype: torch.dtype
@@ -108,6 +110,10 @@ class NonFinite(GalaxySDError):
     """The loss or a gradient stopped being a number."""
 
 
+class OutOfMemory(Unavailable):
+    """A step asks for more than the device has."""
+
+
 def train(
     task: Task,
     source: Source,
@@ -124,17 +130,12 @@ def train(
         raise ranks.alike(GalaxySDError("nothing says when to stop: give --steps, --images or --minutes"))
     shares = ranks.shares(config.batch, config.accumulate)
     with ExitStack() as hold:
-        ranks.first(lambda: _take(out, hold))
+        ranks.first(lambda: folder.take(out, hold))
         return _Run(task, source, out, stop, after, piece or Piece(), ranks, shares).go()
 
 
-def _shown(after: Callable[[Path, int], object], folder: Path, step: int) -> None:
-    after(folder, step)
-
-
-def _take(out: Path, hold: ExitStack) -> None:
-    _refuse_foreign(out)
-    hold.enter_context(files.held(out))
+def _shown(after: Callable[[Path, int], object], saved: Path, step: int) -> None:
+    after(saved, step)
 
 
 class _Run:
@@ -167,11 +168,11 @@ class _Run:
         self.optimiser: Optimiser
 
     def description(self) -> dict[str, Any]:
-        """What must be the same for a folder to be continued: not how many ranks, or in how many parts, a batch is computed."""
+        """What must be the same for a folder to be continued: not ranks, parts of a step or what is computed again, which save memory."""
         config = self.task.config
         return {
             "kind": self.task.kind,
-            "config": replace(config, train=replace(config.train, accumulate=1)).to_json(),
+            "config": replace(config, train=replace(config.train, accumulate=1, recompute=False)).to_json(),
             "trained_on": self.trained_on,
             "dtype": str(self.task.dtype).removeprefix("torch."),
             "layout": "nhwc" if self.layout is torch.channels_last else "nchw",
@@ -188,26 +189,28 @@ class _Run:
         # Bytes are promised to one rank; of several, none takes more threads than it was started with.
         torch.set_num_threads(self.threads if self.ranks.world == 1 else min(self.threads, torch.get_num_threads()))
         self.net = laid_out(self.task.build(), self.layout)
+        if self.config.recompute:
+            recomputing(self.net)
         self.optimiser = Optimiser(self.net, self.config)
         with Log(self.out / "log.jsonl") if self.ranks.leads else Mute() as log:
             self._resume(log)
             objective = self.task.objective(self.net, self.layout)
-            self.learner = self.ranks.learner(compiled(objective, self.task.device) if self.compiles else objective)
+            self.learner = self.ranks.learner(compiled(objective, self.task.blocks, self.task.device) if self.compiles else objective)
             if self.done() < 1:
                 self._steps(log)
-            folder = self.save()
-            log.write(step=self.step, images=self.images, loss=self.loss, seconds=round(self.seconds, 1), saved=folder.name)
+            saved = self.save()
+            log.write(step=self.step, images=self.images, loss=self.loss, seconds=round(self.seconds, 1), saved=saved.name)
         if self.done() < 1:
             why = f"after a piece of {self.piece.minutes:g} minutes, " if self.over and not self.stopping else ""
             raise self.ranks.alike(
                 Stopped(
-                    f"{self.out}: {why}stopped at step {self.step} and saved {folder.name} ({self.done():.0%} of the run); "
+                    f"{self.out}: {why}stopped at step {self.step} and saved {saved.name} ({self.done():.0%} of the run); "
                     "the same command goes on from there"
                 )
             )
-        self._after(folder)
-        spent = Spent.of(self.ranks.first(lambda: checkpoint.verify(folder)))
-        return Result(self.out, folder, self.step, self.images, self.seconds, self.loss, self.task.device.type, spent)
+        self._after(saved)
+        spent = Spent.of(self.ranks.first(lambda: checkpoint.verify(saved)))
+        return Result(self.out, saved, self.step, self.images, self.seconds, self.loss, self.task.device.type, spent)
 
     def _steps(self, log: Log | Mute) -> None:
         """Steps until a limit is reached or a stop is asked for."""
@@ -218,9 +221,7 @@ class _Run:
         with closing(stream), meter as progress:
             self._look()
             while self.done() < 1 and not (self.stopping or self.over):
-                loss = self._gradients(next(stream))
-                self.numbers.add(loss, self.optimiser.step(self.images, self.done(), loss))
-                self.step += 1
+                self._step(next(stream))
                 if self.compiles and self.step == first + 1:
                     self._read()
                     log.write(step=self.step, first_step_seconds=round(time.monotonic() - self.seconds - began, 1))
@@ -235,6 +236,18 @@ class _Run:
                 if self.after and 0 < 60 * self.config.grid_minutes < grid:
                     self._after(self.save())
                     last_grid = time.monotonic()
+
+    def _step(self, parts: list[Part]) -> None:
+        try:
+            loss = self._gradients(parts)
+            self.numbers.add(loss, self.optimiser.step(self.images, self.done(), loss))
+        except torch.OutOfMemoryError as error:
+            rows, said = self.shares[0].rows, str(error).splitlines()[0]
+            raise OutOfMemory(
+                f"{self.out}: step {self.step} at {rows} images a time does not fit into {self.task.device} ({said}); "
+                f"the same command goes on with {plan.less_memory(self.config, rows)}"
+            ) from error
+        self.step += 1
 
     def _gradients(self, parts: list[Part]) -> Tensor:
         """Leaves the mean gradient of a batch in the weights, of the rows of all ranks; gives the mean loss of this one's."""
@@ -268,11 +281,11 @@ class _Run:
         self.stopping, self.over = bool(stopping), bool(over)
         return passed_by_all
 
-    def _after(self, folder: Path) -> None:
+    def _after(self, saved: Path) -> None:
         """Shows what a checkpoint draws; the others wait for it."""
         after = self.after
         if after is not None:
-            self.ranks.first(lambda: _shown(after, folder, self.step))
+            self.ranks.first(lambda: _shown(after, saved, self.step))
 
     @property
     def images(self) -> int:
@@ -296,7 +309,7 @@ class _Run:
         """Writes what this run is, or compares with what the folder says it is; how many threads it was begun with, and if compiled."""
         path = self.out / "run.json"
         if not path.exists():
-            _refuse_foreign(self.out)
+            folder.refuse_foreign(self.out)
             versions = {"galaxysd": galaxysd.__version__, "torch": torch.__version__, "python": platform.python_version()}
             if isinstance(self.source, GalaxySet):
                 # Their digest stands in `trained_on`: who wonders whether a galaxy was trained on can look.
@@ -313,7 +326,7 @@ class _Run:
             self.threads = theirs["threads"]
         if self.config.compile == "auto":
             self.compiles = "compiled" in theirs
-        for name, here, there in _differences(self.description(), theirs):
+        for name, here, there in folder.differences(self.description(), theirs):
             raise Mismatch(f"{self.out}: holds another run: {name} is {there!r} there and {here!r} here; use another --out")
         return self.threads, self.compiles
 
@@ -371,25 +384,3 @@ class _Run:
                 f"{self.step}, {last}; lower train.learning_rate or look at the data of this step"
             )
         )
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Nothing is locked, swept or written in a folder that holds something else than a run, or what its claiming left."""
-    if not out.is_dir() or (out / "run.json").exists():
-        return
-    ours = (".lock", "trained_on.ids")
-    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in ours and not entry.name.startswith(files.TEMPORARY))
-    if foreign:
-        raise GalaxySDError(f"{out}: not empty ({foreign[0]}) and not a run; give a folder that does not exist yet")
-
-
-def _differences(mine: Any, theirs: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(mine, dict) and isinstance(theirs, dict):
-        # In the order of the description: what a user chose stands before what follows from it.
-        return [
-            found
-            for each in [*mine, *sorted(theirs.keys() - mine.keys())]
-            for found in _differences(mine.get(each), theirs.get(each), f"{name}.{each}".lstrip("."))
-        ]
-    plain = list(mine) if isinstance(mine, tuple) else mine
-    return [] if plain == theirs else [(name, mine, theirs)]
