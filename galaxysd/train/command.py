@@ -163,7 +163,7 @@ def _open_source(args: argparse.Namespace, config: Config, piece: Piece | None, 
     for name in populations(args):
         source = SimulatedSource(name, args.data_seed, 0, args.n, config.model.image_size)
         if args.keep is None:
-            sources.append(source)
+            sources.append(dataclasses.replace(source, device=args.device))  # where it trains; what is kept is rendered by all cores
             continue
         from galaxysd.train.render import rendered
 

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from galaxysd import config as configs
 from galaxysd import seeds
@@ -282,6 +283,20 @@ def test_packaged_ahead_of_time_it_runs_where_galaxysd_is_not(smallest, tmp_path
     assert relative(torch.from_numpy(np.load(tmp_path / "out.npy")), wanted) < 1e-5
 
 
+class Concatenations(TorchDispatchMode):
+    """Counts operators, and the concatenations of maps among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = self.maps = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.seen += 1
+        self.maps += func is torch.ops.aten.cat.default and out.ndim == 4
+        return out
+
+
 def carried_as_on_cuda(x, weight, bias, groups, *, residual, other):
     """What `group_norm_silu_carry` does with CUDA tensors."""
     y, first, second = norm._Carry.apply(x, residual, other, weight, bias, None, None, None, groups, 1e-5, "none", 0.0)
@@ -302,7 +317,9 @@ def test_the_network_as_it_is_on_cuda(monkeypatch, bf16_dot, again: bool):  # no
         out.square().mean().backward()
         return out.detach(), torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
 
-    wanted = run()
+    with Concatenations() as joined:
+        wanted = run()
+    assert joined.maps > 0  # a CPU writes them: the count sees what it should
     net, launched = recomputing(net) if again else net, []
 
     def counted(function):
@@ -313,7 +330,10 @@ def test_the_network_as_it_is_on_cuda(monkeypatch, bf16_dot, again: bool):  # no
     monkeypatch.setattr(norm, "aten_backward", lambda *given: counted(norm.launch_backward)(*given[:10], *given[11:]))  # less `pre`
     monkeypatch.setattr(attend, "aten_forward", counted(attend.launch_forward))
     monkeypatch.setattr(attend, "aten_backward", counted(attend.launch_backward))
-    found = run()
+    with Concatenations() as joined:
+        found = run()
+    assert joined.seen > 100
+    assert joined.maps == 0
     norms = sum(isinstance(module, layers.NormSiLU) for module in net.modules())
     assert launched.count("launch_forward") == launched.count("launch_backward") + norms * again
     assert launched.count("launch_backward") > 10
