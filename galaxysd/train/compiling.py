@@ -29,7 +29,7 @@ def compiled(objective: nn.Module, blocks: tuple[type[nn.Module], ...], device: 
     """Compiles the blocks of an objective in place, each as a graph without a break for the shapes of its first call, which does it."""
     if BACKEND == "inductor":
         _need_a_compiler(device)
-        os.environ.setdefault(CACHE, str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "galaxysd" / "compiled"))
+        _keep_in_the_users_folder()
     torch.compiler.reset()  # a run's graphs are its own: those of an earlier one in this process would count as compiled anew
     found = [module for module in objective.modules() if isinstance(module, blocks)]
     torch._dynamo.config.recompile_limit = 2 * len(found)  # blocks share one code, and one graph where their shapes are alike
@@ -39,6 +39,14 @@ def compiled(objective: nn.Module, blocks: tuple[type[nn.Module], ...], device: 
     for block in found:
         block.compile(fullgraph=True, dynamic=False, backend=BACKEND)
     return objective
+
+
+def _keep_in_the_users_folder() -> None:
+    """Compiled code is run again: torch's own place for it is in a folder that everybody can write to."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get(CACHE, default_cache_dir()) == default_cache_dir():  # torch says its own aloud when it is imported
+        os.environ[CACHE] = str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "galaxysd" / "compiled")
 
 
 def _need_a_compiler(device: torch.device) -> None:
