@@ -68,8 +68,9 @@ def steps(found: Mapping[str, Denoiser], config: Config, width: int, batch: int,
         optimiser = Optimiser(denoiser.net, config.train)
 
         def step() -> None:
-            edm_loss(denoiser, x0, features, sigma, noise).mean().backward()
-            optimiser.step(0, 0.0, lambda norm: None)
+            loss = edm_loss(denoiser, x0, features, sigma, noise).mean()
+            loss.backward()
+            optimiser.step(0, 0.0, loss.detach())
 
         return step
 

@@ -31,6 +31,14 @@ class PlainNormSiLU(nn.Module):
         x = h.whole() if other is None else torch.cat((h.whole(), other), 1)
         return self(x), (x,)
 
+    def into(self, conv: nn.Module, *given: Tensor) -> Tensor:
+        out: Tensor = conv(self(*given))
+        return out
+
+    def carry_into(self, conv: nn.Module, h: Pending, other: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        y, sources = self.carry(h, other)
+        return conv(y), sources
+
 
 class PlainAttention(nn.Module):
     """The same projections around torch's own scaled_dot_product_attention."""

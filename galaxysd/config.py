@@ -29,7 +29,8 @@ LIMITS = {
     "cond_width": 1 << 22,
 }
 WIDTH_LIMIT, STEPS_LIMIT, NOISE_LIMIT = 1 << 22, 10_000, 1e6
-LATER: dict[str, Any] = {"accumulate": 1, "only": ()}  # settings of training that came after the first checkpoints, as they were before
+# Settings of training that came after the first checkpoints, as they were before.
+LATER: dict[str, Any] = {"accumulate": 1, "only": (), "compile": "auto", "recompute": False}
 UNIT_LIMIT = 1 << 26  # values of the images of one unit of sampling
 
 
@@ -94,6 +95,8 @@ class TrainConfig:
     threads: int = 0  # CPU threads; 0 means as many as torch would take
     only: tuple[str, ...] = ()  # what parameters' names begin with that are trained; all where empty
     accumulate: int = 1  # parts a rank computes a step in, to save memory
+    recompute: bool = False  # compute what norms give again in backward instead of keeping it: saves memory, costs a little time
+    compile: str = "auto"  # auto (on CUDA), on, off
     flips: bool = True  # random symmetry of the square, and no more than a mirror when the population is pose-aligned
     aligned: bool = False
 
@@ -204,8 +207,7 @@ def check(config: Config) -> None:
     for name in ("batch", "accumulate"):
         if getattr(train, name) < 1:
             raise GalaxySDError(f"train.{name}: {getattr(train, name)}; must be at least 1")
-    for name in ("dtype", "layout"):
-        allowed = {"dtype": ("auto", "bf16", "fp32"), "layout": ("auto", "nhwc", "nchw")}[name]
+    for name, allowed in (("dtype", ("auto", "bf16", "fp32")), ("layout", ("auto", "nhwc", "nchw")), ("compile", ("auto", "on", "off"))):
         if getattr(train, name) not in allowed:
             raise GalaxySDError(f"train.{name}: {getattr(train, name)!r}{nearest(getattr(train, name), allowed)}")
     for name in ("steps", "images", "minutes", "learning_rate", "decay", "save_minutes", "threads", "clip", "ema_images"):

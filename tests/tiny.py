@@ -13,12 +13,12 @@ from galaxysd.config import Config
 from galaxysd.data.galaxies import NUMERIC, Frame, Galaxies
 from galaxysd.data.schema import GZ2
 from galaxysd.data.transforms import Stretch
-from galaxysd.distributed import ALONE, Ranks
+from galaxysd.distributed import ALONE, Ranks, Share
 from galaxysd.runlog import StopSignals
 from galaxysd.simulate.survey import SimulatedSource
 from galaxysd.train.command import fit_stretch
 from galaxysd.train.denoise import DenoiseTask
-from galaxysd.train.loop import Piece, Result, train
+from galaxysd.train.loop import Piece, Result, Task, train
 
 SETTINGS = (
     "model.image_size=8",
@@ -91,3 +91,8 @@ def paced(folder: Path, monkeypatch: Any) -> list[str]:
     monkeypatch.setattr(configs, "PRESETS", folder)
     monkeypatch.setattr("benchmarks.unets.installed", lambda: False)  # none of diffusers' networks is as small
     return ["--preset", "tiny", "--dtype", "fp32", "--rounds", "1", "--device", "cpu", "--results", str(folder)]
+
+
+def loss(task: Task, net: torch.nn.Module, galaxies: Galaxies, step: int) -> torch.Tensor:
+    """The loss of these galaxies as a whole batch, as a step computes it."""
+    return task.objective(net, torch.contiguous_format)(*task.prepare(galaxies, step, Share.whole(len(galaxies))))

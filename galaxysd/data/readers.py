@@ -7,10 +7,10 @@ import hashlib
 import itertools
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.errors import BadInput, GalaxySDError
 
 CACHE_BYTES = 1 << 30
+T = TypeVar("T")
 
 
 class Source(Protocol):
@@ -230,6 +231,22 @@ class _Chunks:
             rows -= self.source.chunk_rows[oldest]
 
 
+@overload
+def batches(
+    source: Source, order: Order, start: int, batch: int, workers: int = ..., cache_bytes: int = ..., rows: range | None = ...
+) -> Generator[Galaxies]: ...
+@overload
+def batches(
+    source: Source,
+    order: Order,
+    start: int,
+    batch: int,
+    workers: int = ...,
+    cache_bytes: int = ...,
+    rows: range | None = ...,
+    *,
+    finish: Callable[[int, Galaxies], T],
+) -> Generator[T]: ...
 def batches(
     source: Source,
     order: Order,
@@ -238,10 +255,13 @@ def batches(
     workers: int = 0,
     cache_bytes: int = CACHE_BYTES,
     rows: range | None = None,
-) -> Generator[Galaxies]:
+    *,
+    finish: Callable[[int, Galaxies], Any] = lambda number, galaxies: galaxies,
+) -> Generator[Any]:
     """Batch `start`, `start` + 1, ... without end: batch b holds the positions b * batch and on. `workers` threads read ahead.
 
     The batches are the same for any number of workers and any start; `rows` are the places in each that are wanted, otherwise all.
+    `finish` makes something else of a batch and its number, by the thread that read it.
     """
     if batch < 1 or workers < 0 or start < 0:
         raise GalaxySDError(f"batches: start {start}, batch {batch}, workers {workers}; batch is at least 1, the others at least 0")
@@ -259,26 +279,26 @@ def batches(
         )
     chunks = _Chunks(source, cache_bytes)
 
-    def assemble(number: int) -> Galaxies:
+    def assemble(number: int) -> Any:
         places = order.span(number * batch + rows.start, number * batch + rows.stop)
         parts, origin = [], []
         for k in dict.fromkeys(places[:, 0].tolist()):
             here = (places[:, 0] == k).nonzero()[:, 0]
             parts.append(chunks.get(k).rows(places[here, 1]))
             origin.append(here)
-        return Galaxies.joined(parts).rows(torch.argsort(torch.cat(origin)))
+        return finish(number, Galaxies.joined(parts).rows(torch.argsort(torch.cat(origin))))
 
     return _ahead(assemble, start, workers) if workers else (assemble(number) for number in itertools.count(start))
 
 
-def _ahead(assemble: Any, start: int, workers: int) -> Generator[Galaxies]:
+def _ahead(assemble: Callable[[int], Any], start: int, workers: int) -> Generator[Any]:
     # One thread of arithmetic each: a reader with a team of its own would spin on the cores that train.
     pool = ThreadPoolExecutor(workers, "galaxysd-read", initializer=torch.set_num_threads, initargs=(1,))
     try:
         waiting = deque(pool.submit(assemble, start + i) for i in range(2 * workers))
         for number in itertools.count(start + 2 * workers):
-            galaxies = waiting.popleft().result()
+            made = waiting.popleft().result()
             waiting.append(pool.submit(assemble, number))
-            yield galaxies
+            yield made
     finally:
         pool.shutdown(cancel_futures=True)

@@ -190,7 +190,9 @@ def group_norm_silu(
     _check(x, weight, bias, groups, scale, shift, resample, dropout, key)
     if is_lowered():
         return reference(x, weight, bias, groups, scale, shift, eps, resample=resample, dropout=dropout, key=key)
-    if x.is_cpu and scale is None and resample == "none" and key is None and not torch.compiler.is_compiling():
+    # torch's own norm ends the process where weights learn behind a map in NHWC that needs no gradient: frozen layers before trained ones.
+    crashes = weight.requires_grad and not x.requires_grad and torch.is_grad_enabled()
+    if x.is_cpu and scale is None and resample == "none" and key is None and not crashes and not torch.compiler.is_compiling():
         return F.silu(F.group_norm(x, groups, weight, bias, eps))  # the same operators, without the op's dispatch: a tenth of the time
     y: Tensor = _forward(x, None, None, weight, bias, scale, shift, key, groups, eps, resample, dropout)[0]
     return y

@@ -24,10 +24,11 @@ class ResBlock(nn.Module):
         self.attention = Attention(outputs, head_width, group_width, qk_norm) if head_width else nn.Identity()
         self.outputs = outputs
 
-    def forward(self, h: Pending, scale_shift: Tensor, other: Tensor | None = None) -> tuple[Pending, Tensor]:
-        """The block's output, and its input as one map."""
+    def forward(self, h: Pending, scale_shift: Tensor, other: Tensor | None = None) -> tuple[Pending, Tensor | None]:
+        """The block's output, and its input as one map for a decoder to read; of one with two sources, which nobody reads, nothing."""
         scale, shift = scale_shift.chunk(2, 1)
-        y, sources = self.norm1.carry(h, other)
-        y = self.conv2(self.norm2(self.conv1(y), scale, shift))
+        y, sources = self.norm1.carry_into(self.conv1, h, other)
+        y = self.norm2.into(self.conv2, y, scale, shift)
         out: Pending = self.attention(Pending(self.skip(*sources), y))
-        return out, sources[0]
+        # What is not used must not leave: of a compiled block's outputs each gets a gradient, of zeros if need be, in another layout.
+        return out, sources[0] if other is None else None

@@ -36,7 +36,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.enter(x)
-        out: Tensor = x + self.conv2(self.norm2(self.conv1(self.norm1(x))))
+        out: Tensor = x + self.norm2.into(self.conv2, self.norm1.into(self.conv1, x))
         return out
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from galaxysd.kernels import attention, group_norm_silu, group_norm_silu_carry
 
@@ -69,6 +71,8 @@ class Linear(nn.Linear):
 class NormSiLU(nn.Module):
     """GroupNorm, the affine a condition asks for, SiLU: one fused operation."""
 
+    recompute = False  # what `into` gives a convolution is computed again in backward instead of being kept for it
+
     def __init__(self, channels: int, group_width: int) -> None:
         super().__init__()
         self.groups = channels // group_width
@@ -81,6 +85,39 @@ class NormSiLU(nn.Module):
     def carry(self, h: Pending, other: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The same of a pending sum, beside `other` if given; and the maps a skip branch should read."""
         return group_norm_silu_carry(h.x, self.weight, self.bias, self.groups, residual=h.residual, other=other)
+
+    def into(self, conv: Conv, *given: Tensor) -> Tensor:
+        """The convolution of `forward`."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return conv(self(*given))
+        return again(lambda *given: conv(self(*given)), *given)
+
+    def carry_into(self, conv: Conv, h: Pending, other: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The convolution of `carry`, and the maps a skip branch should read."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            y, sources = self.carry(h, other)
+            return conv(y), sources
+        whole = h.whole()  # one map to keep, where a pending sum would be two
+
+        def region(x: Tensor, other: Tensor | None) -> tuple[Tensor, ...]:
+            y, sources = self.carry(Pending(x), other)
+            return conv(y), *(sources if other is not None and len(sources) == 1 else ())  # a concatenation, where one was made
+
+        out, *joined = again(region, whole, other)
+        return out, tuple(joined) or ((whole,) if other is None else (whole, other))
+
+
+def again(region: Callable[..., Any], *given: Tensor | None) -> Any:
+    """What `region` gives; of it backward keeps what went in, and computes it anew as far as the last map it needs."""
+    return checkpoint(region, *given, use_reentrant=False, preserve_rng_state=False)
+
+
+def recomputing(net: nn.Module) -> nn.Module:
+    """The network with all its norms computed again in backward."""
+    for module in net.modules():
+        if isinstance(module, NormSiLU):
+            module.recompute = True
+    return net
 
 
 class Attention(nn.Module):
@@ -95,8 +132,8 @@ class Attention(nn.Module):
         self.out = Conv(channels, channels, 1, zero=True)
 
     def forward(self, h: Pending) -> Pending:
-        y, (whole,) = self.norm.carry(h)
-        return Pending(whole, self.out(self.attend(self.qkv(y))))
+        qkv, (whole,) = self.norm.carry_into(self.qkv, h)
+        return Pending(whole, self.out(self.attend(qkv)))
 
     def attend(self, qkv: Tensor) -> Tensor:
         return attention(qkv, self.heads, self.qk_gain)

@@ -79,8 +79,7 @@ class UNet(nn.Module):
                 h, _ = each(h, next(parts), skips.pop())
             if level < len(self.grow):
                 h = Pending(self.grow[level](F.interpolate(h.whole(), scale_factor=2.0, mode="nearest")))
-        y, _ = self.norm.carry(h)
-        y = self.head(y)
+        y, _ = self.norm.carry_into(self.head, h)
         return F.pixel_shuffle(y[:, : y.shape[1] - self.padding], self.config.unshuffle)
 
 

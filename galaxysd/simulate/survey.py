@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,6 +93,7 @@ class SimulatedSource:
     chunk: int = 256
     view: View = PLAIN
     with_truth: bool = False
+    device: torch.device | str = "cpu"  # that renders; the images come back from it
     frame: Frame = field(init=False)
     chunk_rows: Sequence[int] = field(init=False)
 
@@ -108,7 +110,8 @@ class SimulatedSource:
         """Chunk k; `index` is the number in the population, not in the source."""
         start = self.first + k * self.chunk
         index = range(start, start + self.chunk_rows[k])
-        return simulate(self.preset, self.seed, index, self.size, view=self.view, with_truth=self.with_truth)
+        made = simulate(self.preset, self.seed, index, self.size, self.device, view=self.view, with_truth=self.with_truth)
+        return dataclasses.replace(made, images=made.images.cpu())
 
     def describe(self) -> dict[str, Any]:
         about = recipes.of(self.preset).describe()

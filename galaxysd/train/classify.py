@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from galaxysd.config import Config
 from galaxysd.data import transforms
 from galaxysd.data.galaxies import Frame, Galaxies
-from galaxysd.data.schema import schema
+from galaxysd.data.schema import Schema, schema
 from galaxysd.distributed import Share
-from galaxysd.model.classifier import Classifier, concentrations, vote_loss
+from galaxysd.model.classifier import Block, Classifier, concentrations, vote_loss
 from galaxysd.train.denoise import check_frame, initialise, trainable
 
 
@@ -20,6 +20,7 @@ class ClassifyTask:
     """Learns how volunteers vote on a galaxy."""
 
     kind = "classifier"
+    blocks: tuple[type[nn.Module], ...] = (Block,)
 
     def __init__(self, config: Config, frame: Frame, stretch: transforms.Stretch, device: torch.device) -> None:
         check_frame(config.model, frame)
@@ -35,11 +36,25 @@ class ClassifyTask:
     def about(self) -> dict[str, Any]:
         return {"stretch": self.stretch.to_json(), "frame": self.frame.to_json()}
 
-    def loss(self, net: nn.Module, layout: torch.memory_format, galaxies: Galaxies, step: int, share: Share | None = None) -> Tensor:
-        share = share or Share.whole(len(galaxies))
-        position = share.places() + step * share.batch
+    def objective(self, net: nn.Module, layout: torch.memory_format) -> nn.Module:
+        """The loss of what `prepare` gives, on the device; the feed brings images in the network's layout."""
+        return Objective(net, self.labels)
+
+    def prepare(self, galaxies: Galaxies, step: int, share: Share) -> tuple[Tensor, ...]:
+        """Images and votes of a batch, or of a share of it."""
         x = self.stretch.forward(galaxies.images)
         if self.config.train.flips:
+            position = share.places() + step * share.batch
             x = transforms.symmetry(x, transforms.codes(self.config.train.seed, "train-symmetry", position, False))
-        out = net(x.to(self.device, memory_format=layout))
-        return vote_loss(concentrations(out, self.labels), galaxies.counts.to(self.device), self.labels).mean()
+        return x, galaxies.counts
+
+
+class Objective(nn.Module):
+    """The mean of minus the log likelihood of counts [B, A] under what the network says of x [B, C, S, S]: the region that is compiled."""
+
+    def __init__(self, net: nn.Module, labels: Schema) -> None:
+        super().__init__()
+        self.net, self.labels = net, labels
+
+    def forward(self, x: Tensor, counts: Tensor) -> Tensor:
+        return vote_loss(concentrations(self.net(x), self.labels), counts, self.labels).mean()

@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
             group.first(lambda: _dry_run(config, device, args.json))
             return
         piece, out = prepared(args, group)
+        group.together(lambda: plan.check_memory(plan.plan(config, device, group.world), config, device))
         mine = open_source(args, config, piece, group)
         task, source, watch = group.together(lambda: begun(args, config, mine, device, group.leads))
 
@@ -175,7 +176,7 @@ def _open_source(args: argparse.Namespace, config: Config, piece: Piece | None, 
     for name in populations(args):
         source = SimulatedSource(name, args.data_seed, 0, args.n, config.model.image_size)
         if args.keep is None:
-            sources.append(source)
+            sources.append(dataclasses.replace(source, device=args.device))  # where it trains; what is kept is rendered by all cores
             continue
         from galaxysd.train.render import rendered
 

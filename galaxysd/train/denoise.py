@@ -17,6 +17,7 @@ from galaxysd.diffusion.denoiser import Denoiser, resolve_dtype
 from galaxysd.diffusion.loss import draw_sigma, edm_loss
 from galaxysd.distributed import Share
 from galaxysd.errors import GalaxySDError, nearest
+from galaxysd.model.blocks import ResBlock
 from galaxysd.model.unet import UNet
 from galaxysd.sample.generate import Settings
 
@@ -25,6 +26,7 @@ class DenoiseTask:
     """Learns to denoise galaxies under their conditions."""
 
     kind = "denoiser"
+    blocks: tuple[type[nn.Module], ...] = (ResBlock,)
 
     def __init__(
         self, config: Config, frame: Frame, stretch: transforms.Stretch, device: torch.device,
@@ -55,15 +57,15 @@ class DenoiseTask:
         about: dict[str, Any] = {"stretch": self.stretch.to_json(), "frame": self.frame.to_json()}
         return about if self.origin is None else about | {"from": dict(self.origin)}
 
-    def denoiser(self, net: nn.Module, layout: torch.memory_format) -> Denoiser:
-        wrapped = Denoiser(net, self.config.diffusion, self.dtype)
-        wrapped.layout = layout
-        return wrapped
+    def objective(self, net: nn.Module, layout: torch.memory_format) -> nn.Module:
+        """The loss of what `prepare` gives, on the device."""
+        denoiser = Denoiser(net, self.config.diffusion, self.dtype)
+        denoiser.layout = layout
+        return Objective(denoiser)
 
-    def loss(self, net: nn.Module, layout: torch.memory_format, galaxies: Galaxies, step: int, share: Share | None = None) -> Tensor:
-        """The mean loss of one batch, whose rows are positions step * B ... of the run's stream of galaxies, or of a share of it."""
-        seed, share = self.config.train.seed, share or Share.whole(len(galaxies))
-        place = share.places()
+    def prepare(self, galaxies: Galaxies, step: int, share: Share) -> tuple[Tensor, ...]:
+        """Images, features, noise levels and noise of a batch, or of a share of it: positions step * B ... of the run's stream."""
+        seed, place = self.config.train.seed, share.places()
         position = place + step * share.batch
         x0 = self.stretch.forward(galaxies.images)
         if self.config.train.flips:
@@ -71,9 +73,18 @@ class DenoiseTask:
         known = conditions.dropped(conditions.of(galaxies), self.config.condition, seed, position, self.schema)
         features = conditions.encode(known, self.schema)
         sigma = draw_sigma(self.config.diffusion, seed, step, place, share.batch)
-        noise = seeds.normal(seed, "train-noise", position, x0.shape[1:])
-        moved = (each.to(self.device, non_blocking=True) for each in (x0, features, sigma, noise))
-        return edm_loss(self.denoiser(net, layout), *moved).mean()
+        return x0, features, sigma, seeds.normal(seed, "train-noise", position, x0.shape[1:])
+
+
+class Objective(nn.Module):
+    """The mean loss of x0 [B, C, S, S] under features [B, F], at noise levels sigma [B] of this noise: the region that is compiled."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x0: Tensor, features: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+        return edm_loss(self.denoiser, x0, features, sigma, noise).mean()
 
 
 def trainable(net: nn.Module, only: Sequence[str]) -> nn.Module:

@@ -25,26 +25,34 @@ import galaxysd
 from galaxysd import checkpoint, files, host
 from galaxysd.config import Config
 from galaxysd.data.galaxies import Galaxies
-from galaxysd.data.readers import GalaxySet, Order, Source, batches
+from galaxysd.data.readers import GalaxySet, Source
 from galaxysd.diffusion.denoiser import resolve_layout
 from galaxysd.distributed import ALONE, Ranks, Share
-from galaxysd.errors import GalaxySDError, Mismatch, Stopped
-from galaxysd.model.layers import laid_out
+from galaxysd.errors import GalaxySDError, Mismatch, Stopped, Unavailable
+from galaxysd.model.layers import laid_out, recomputing
 from galaxysd.runlog import Log, Mute, Progress, StopSignals
-from galaxysd.train.step import Optimiser
+from galaxysd.train import folder, plan
+from galaxysd.train.compiling import compiled, resolve_compile
+from galaxysd.train.feed import Feed, Part, placed
+from galaxysd.train.step import Numbers, Optimiser
 
 
 class Task(Protocol):
-    """What is learned: a network and its loss. The generator and the classifier are two of these."""
+    """What is learned: a network and its loss. The generator and the classifier are two of these.
+
+    `prepare` makes of some rows of a batch, on the CPU and ahead of time, what the module that `objective` gives turns into their loss.
+    """
 
     kind: str
+    blocks: tuple[type[nn.Module], ...]  # what its network repeats
     config: Config
     device: torch.device
     dtype: torch.dtype
 
     def build(self) -> nn.Module: ...
     def about(self) -> dict[str, Any]: ...
-    def loss(self, net: nn.Module, layout: torch.memory_format, galaxies: Galaxies, step: int, share: Share | None = None) -> Tensor: ...
+    def prepare(self, galaxies: Galaxies, step: int, share: Share) -> Part: ...
+    def objective(self, net: nn.Module, layout: torch.memory_format) -> nn.Module: ...
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,10 @@ class NonFinite(GalaxySDError):
     """The loss or a gradient stopped being a number."""
 
 
+class OutOfMemory(Unavailable):
+    """A step asks for more than the device has."""
+
+
 def train(
     task: Task,
     source: Source,
@@ -118,17 +130,12 @@ def train(
         raise ranks.alike(GalaxySDError("nothing says when to stop: give --steps, --images or --minutes"))
     shares = ranks.shares(config.batch, config.accumulate)
     with ExitStack() as hold:
-        ranks.first(lambda: _take(out, hold))
+        ranks.first(lambda: folder.take(out, hold))
         return _Run(task, source, out, stop, after, piece or Piece(), ranks, shares).go()
 
 
-def _shown(after: Callable[[Path, int], object], folder: Path, step: int) -> None:
-    after(folder, step)
-
-
-def _take(out: Path, hold: ExitStack) -> None:
-    _refuse_foreign(out)
-    hold.enter_context(files.held(out))
+def _shown(after: Callable[[Path, int], object], saved: Path, step: int) -> None:
+    after(saved, step)
 
 
 class _Run:
@@ -150,8 +157,10 @@ class _Run:
         self.config = task.config.train
         self.threads = self.config.threads or torch.get_num_threads()
         self.layout = resolve_layout(self.config.layout, task.device, task.dtype)
+        self.compiles = resolve_compile(self.config.compile, task.device)
         self.trained_on = ranks.first(source.describe)
-        self.step, self.seconds, self.loss = 0, 0.0, float("nan")
+        self.step, self.seconds, self.loss, self.norm = 0, 0.0, float("nan"), float("nan")
+        self.numbers = Numbers()
         self.stopping = self.over = False  # asked to stop, or at the end of the piece, on any rank
         self.before = Spent()  # in earlier calls
         self.net: nn.Module
@@ -159,66 +168,68 @@ class _Run:
         self.optimiser: Optimiser
 
     def description(self) -> dict[str, Any]:
-        """What must be the same for a folder to be continued: not how many ranks, or in how many parts, a batch is computed."""
+        """What must be the same for a folder to be continued: not ranks, parts of a step or what is computed again, which save memory."""
         config = self.task.config
         return {
             "kind": self.task.kind,
-            "config": replace(config, train=replace(config.train, accumulate=1)).to_json(),
+            "config": replace(config, train=replace(config.train, accumulate=1, recompute=False)).to_json(),
             "trained_on": self.trained_on,
             "dtype": str(self.task.dtype).removeprefix("torch."),
             "layout": "nhwc" if self.layout is torch.channels_last else "nchw",
             "device": self.task.device.type,
             "threads": self.threads,
+            **({"compiled": True} if self.compiles else {}),  # not said of others: earlier runs were none, and go on
             **self.task.about(),
         }
 
     def go(self) -> Result:
         own = {"chunks": list(self.source.chunk_rows), **self.description(), "threads": 0, "config": self.task.config.to_json()}
         self.ranks.same("settings, data or versions", own)
-        self.threads = self.ranks.first(self._claim)
+        self.threads, self.compiles = self.ranks.first(self._claim)
         # Bytes are promised to one rank; of several, none takes more threads than it was started with.
         torch.set_num_threads(self.threads if self.ranks.world == 1 else min(self.threads, torch.get_num_threads()))
         self.net = laid_out(self.task.build(), self.layout)
+        if self.config.recompute:
+            recomputing(self.net)
         self.optimiser = Optimiser(self.net, self.config)
         with Log(self.out / "log.jsonl") if self.ranks.leads else Mute() as log:
             self._resume(log)
-            self.learner = self.ranks.learner(self.net)
+            objective = self.task.objective(self.net, self.layout)
+            self.learner = self.ranks.learner(compiled(objective, self.task.blocks, self.task.device) if self.compiles else objective)
             if self.done() < 1:
                 self._steps(log)
-            folder = self.save()
-            log.write(step=self.step, images=self.images, loss=self.loss, seconds=round(self.seconds, 1), saved=folder.name)
+            saved = self.save()
+            log.write(step=self.step, images=self.images, loss=self.loss, seconds=round(self.seconds, 1), saved=saved.name)
         if self.done() < 1:
             why = f"after a piece of {self.piece.minutes:g} minutes, " if self.over and not self.stopping else ""
             raise self.ranks.alike(
                 Stopped(
-                    f"{self.out}: {why}stopped at step {self.step} and saved {folder.name} ({self.done():.0%} of the run); "
+                    f"{self.out}: {why}stopped at step {self.step} and saved {saved.name} ({self.done():.0%} of the run); "
                     "the same command goes on from there"
                 )
             )
-        self._after(folder)
-        spent = Spent.of(self.ranks.first(lambda: checkpoint.verify(folder)))
-        return Result(self.out, folder, self.step, self.images, self.seconds, self.loss, self.task.device.type, spent)
+        self._after(saved)
+        spent = Spent.of(self.ranks.first(lambda: checkpoint.verify(saved)))
+        return Result(self.out, saved, self.step, self.images, self.seconds, self.loss, self.task.device.type, spent)
 
     def _steps(self, log: Log | Mute) -> None:
         """Steps until a limit is reached or a stop is asked for."""
         began, last_save, last_grid = time.monotonic() - self.seconds, time.monotonic(), time.monotonic()
-        order = Order.of(self.source, self.config.seed)
-        rows = range(self.shares[0].first, self.shares[-1].first + self.shares[-1].rows)
-        stream = batches(self.source, order, self.step, self.config.batch, workers=1, rows=rows)
+        feed = Feed(self.task, self.source, self.config.seed, self.shares, self.layout, self.task.device, self.ranks.world)
+        stream, first = feed.start(self.step), self.step
         meter = Progress("train", total=self._total(), done=self.images, unit="img") if self.ranks.leads else Mute()
         with closing(stream), meter as progress:
             self._look()
             while self.done() < 1 and not (self.stopping or self.over):
-                loss = self._gradients(next(stream))
-                self._finite(loss, "loss")
-                norm = self.optimiser.step(self.images, self.done(), lambda norm: self._finite(norm, "gradient"))
-                self.step += 1
-                self.loss = float(loss)
-                now = time.monotonic()
-                self.seconds, save, grid = self._look(now - began, now - last_save, now - last_grid)
-                progress.update(self.config.batch, note=f"loss {self.loss:.3f}")
+                self._step(next(stream))
+                if self.compiles and self.step == first + 1:
+                    self._read()
+                    log.write(step=self.step, first_step_seconds=round(time.monotonic() - self.seconds - began, 1))
+                self.seconds, save, grid = self._look(*(time.monotonic() - since for since in (began, last_save, last_grid)))
                 if self.step % max(self.config.log_steps, 1) == 0:
-                    log.write(step=self.step, images=self.images, loss=self.loss, gradient=float(norm), seconds=round(self.seconds, 1))
+                    self._read()
+                    log.write(step=self.step, images=self.images, loss=self.loss, gradient=self.norm, seconds=round(self.seconds, 1))
+                progress.update(self.config.batch, note=f"loss {self.loss:.3f}")
                 if 0 < 60 * self.config.save_minutes < save or (self.config.save_steps and self.step % self.config.save_steps == 0):
                     self.save()
                     last_save = time.monotonic()
@@ -226,18 +237,41 @@ class _Run:
                     self._after(self.save())
                     last_grid = time.monotonic()
 
-    def _gradients(self, galaxies: Galaxies) -> Tensor:
-        """Leaves the mean gradient of a batch in the weights; gives its loss. Both are of the rows of all ranks."""
-        many, losses = len(self.shares), []
-        for part, share in enumerate(self.shares):
-            rows = galaxies if many == 1 else galaxies.rows(share.places() - self.shares[0].first)
+    def _step(self, parts: list[Part]) -> None:
+        try:
+            loss = self._gradients(parts)
+            self.numbers.add(loss, self.optimiser.step(self.images, self.done(), loss))
+        except torch.OutOfMemoryError as error:
+            rows, said = self.shares[0].rows, str(error).splitlines()[0]
+            raise OutOfMemory(
+                f"{self.out}: step {self.step} at {rows} images a time does not fit into {self.task.device} ({said}); "
+                f"the same command goes on with {plan.less_memory(self.config, rows)}"
+            ) from error
+        self.step += 1
 
-            def loss(rows: Galaxies = rows, share: Share = share) -> Tensor:
-                value = self.task.loss(self.learner, self.layout, rows, self.step, share)
+    def _gradients(self, parts: list[Part]) -> Tensor:
+        """Leaves the mean gradient of a batch in the weights, of the rows of all ranks; gives the mean loss of this one's."""
+        many, losses = len(parts), []
+        for number, part in enumerate(parts):
+
+            def loss(part: Part = part) -> Tensor:
+                value: Tensor = self.learner(*placed(part, self.task.device))
                 return value if many == 1 else value / many
 
-            losses.append(self.ranks.backward(self.learner, loss, last=part == many - 1))
-        return self.ranks.mean(losses[0] if many == 1 else torch.stack(losses).sum())
+            losses.append(self.ranks.backward(self.learner, loss, last=number == many - 1))
+        return losses[0] if many == 1 else torch.stack(losses).sum()
+
+    def _read(self) -> None:
+        """Waits for the numbers of the steps since the last look; all ranks refuse the first that is none, before anything is saved."""
+        if not len(self.numbers):
+            return
+        losses, norms = self.numbers.read()
+        table = torch.stack((self.ranks.mean(losses), norms), 1)
+        bad = (~torch.isfinite(table)).nonzero()
+        if len(bad):
+            row, column = bad[0].tolist()
+            raise self._none(("loss", "gradient")[column], self.step - len(table) + row, float(table[row, column]))
+        self.loss, self.norm = table[-1].tolist()
 
     def _look(self, *passed: float) -> list[float]:
         """Looks whether to stop, which all ranks do after the same step; gives the seconds `passed` by the slowest clock."""
@@ -247,11 +281,11 @@ class _Run:
         self.stopping, self.over = bool(stopping), bool(over)
         return passed_by_all
 
-    def _after(self, folder: Path) -> None:
+    def _after(self, saved: Path) -> None:
         """Shows what a checkpoint draws; the others wait for it."""
         after = self.after
         if after is not None:
-            self.ranks.first(lambda: _shown(after, folder, self.step))
+            self.ranks.first(lambda: _shown(after, saved, self.step))
 
     @property
     def images(self) -> int:
@@ -271,28 +305,30 @@ class _Run:
         limits = [self.config.steps * self.config.batch, self.config.images]
         return min((limit for limit in limits if limit), default=None)
 
-    def _claim(self) -> int:
-        """Writes what this run is, or compares with what the folder says it is; gives the threads it was begun with."""
-        mine = self.description()
+    def _claim(self) -> tuple[int, bool]:
+        """Writes what this run is, or compares with what the folder says it is; how many threads it was begun with, and if compiled."""
         path = self.out / "run.json"
         if not path.exists():
-            _refuse_foreign(self.out)
+            folder.refuse_foreign(self.out)
             versions = {"galaxysd": galaxysd.__version__, "torch": torch.__version__, "python": platform.python_version()}
             if isinstance(self.source, GalaxySet):
                 # Their digest stands in `trained_on`: who wonders whether a galaxy was trained on can look.
                 text = "\n".join(self.source.hashed_ids())
                 files.commit(self.out / "trained_on.ids", lambda file: file.write(text.encode()))
-            files.commit_json(path, {"run": mine, "versions": versions, "machine": host.processor(self.task.device.type)})
-            return self.threads
+            files.commit_json(path, {"run": self.description(), "versions": versions, "machine": host.processor(self.task.device.type)})
+            return self.threads, self.compiles
         record = files.read_json(path)
         theirs = record.get("run") if isinstance(record, dict) else None
         if not isinstance(theirs, dict):
             raise Mismatch(f"{path}: does not say what run this is; the file is damaged, use another --out")
+        # Decided when the run began, for sums depend on it.
         if not self.config.threads and isinstance(theirs.get("threads"), int):
-            mine["threads"] = theirs["threads"]  # pinned when the run began: sums depend on it
-        for name, here, there in _differences(mine, theirs):
+            self.threads = theirs["threads"]
+        if self.config.compile == "auto":
+            self.compiles = "compiled" in theirs
+        for name, here, there in folder.differences(self.description(), theirs):
             raise Mismatch(f"{self.out}: holds another run: {name} is {there!r} there and {here!r} here; use another --out")
-        return int(mine["threads"])
+        return self.threads, self.compiles
 
     def _resume(self, log: Log | Mute) -> None:
         """Takes the newest good checkpoint, which the first rank chooses; afterwards all ranks hold the same weights."""
@@ -321,6 +357,7 @@ class _Run:
 
     def save(self) -> Path:
         """Commits a checkpoint, by the first rank while the others wait; gives its folder."""
+        self._read()
         cpu = self.ranks.total(host.cpu_seconds() - self.piece.cpu_began)
         return self.out / "checkpoints" / self.ranks.first(lambda: self._save(cpu).name)
 
@@ -338,36 +375,12 @@ class _Run:
         spent = self.before.more(cpu, host.processor(self.task.device.type))
         return checkpoint.save(self.out, self.step, model, training, {"seconds": self.seconds, **spent.to_json()})
 
-    def _finite(self, value: Tensor, what: str) -> None:
-        if torch.isfinite(value):
-            return
+    def _none(self, what: str, step: int, value: float) -> GalaxySDError:
         good = checkpoint.newest(self.out)
         last = f"the last good checkpoint is {good.folder}" if good else "no checkpoint had been saved"
-        raise self.ranks.alike(
+        return self.ranks.alike(
             NonFinite(
-                f"{self.out}: the {what} of step {self.step} is {float(value.detach())}; nothing of this step was kept, {last}; "
-                "lower train.learning_rate or look at the data of this step"
+                f"{self.out}: the {what} of step {step} is {value}; nothing of this step was kept, nor of what followed until step "
+                f"{self.step}, {last}; lower train.learning_rate or look at the data of this step"
             )
         )
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Nothing is locked, swept or written in a folder that holds something else than a run, or what its claiming left."""
-    if not out.is_dir() or (out / "run.json").exists():
-        return
-    ours = (".lock", "trained_on.ids")
-    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in ours and not entry.name.startswith(files.TEMPORARY))
-    if foreign:
-        raise GalaxySDError(f"{out}: not empty ({foreign[0]}) and not a run; give a folder that does not exist yet")
-
-
-def _differences(mine: Any, theirs: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(mine, dict) and isinstance(theirs, dict):
-        # In the order of the description: what a user chose stands before what follows from it.
-        return [
-            found
-            for each in [*mine, *sorted(theirs.keys() - mine.keys())]
-            for found in _differences(mine.get(each), theirs.get(each), f"{name}.{each}".lstrip("."))
-        ]
-    plain = list(mine) if isinstance(mine, tuple) else mine
-    return [] if plain == theirs else [(name, mine, theirs)]

@@ -1,9 +1,8 @@
-"""One optimiser step: AdamW, gradient clipping, the learning-rate law and the moving average of the weights."""
+"""One optimiser step: AdamW, clipping, the learning-rate law, the average of the weights, and the numbers that tell how it went."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +23,18 @@ class Optimiser:
         self.adam = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8, weight_decay=config.weight_decay, fused=True
         )
+        # 1 from the first loss or norm that is no number. The fused step reads it where it stands and then keeps its hands off
+        # weights and moments, so that nobody has to wait for a device to know.
+        self.spoilt = torch.zeros((), device=self.parameters[0].device)
+        self.adam.found_inf = self.spoilt  # type: ignore[attr-defined]
 
-    def step(self, images: int, progress: float, check: Callable[[Tensor], None]) -> Tensor:
+    def step(self, images: int, progress: float, loss: Tensor) -> Tensor:
         """Applies the gradients; `images` were seen before this step and the run is `progress` of its way. Gives the gradient's norm.
 
-        `check` looks at the norm before any weight is changed, and may refuse by raising.
+        From a step on whose `loss` or norm is no finite number nothing changes any more: the weights stay those of the step before it.
         """
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip or math.inf, foreach=True)
-        check(norm)
+        self.spoilt.copy_(torch.maximum(self.spoilt, (~torch.isfinite(loss + norm)).to(self.spoilt.dtype)))
         for group in self.adam.param_groups:
             group["lr"] = learning_rate(self.config, images, progress)
         self.adam.step()
@@ -69,6 +72,25 @@ class Optimiser:
                         "exp_avg": torch.empty_like(parameter).copy_(state[f"exp_avg.{name}"]),
                         "exp_avg_sq": torch.empty_like(parameter).copy_(state[f"exp_avg_sq.{name}"]),
                     }
+
+
+class Numbers:
+    """Losses and gradient norms of the steps since they were last read, kept where they were computed: to read them is to wait."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, loss: Tensor, norm: Tensor) -> None:
+        self._kept.append(torch.stack((loss, norm)).detach())
+
+    def read(self) -> Tensor:
+        """Losses and norms of the steps, float64 [2, steps] on the CPU; afterwards there are none."""
+        table = torch.stack(self._kept, 1).to("cpu", torch.float64)
+        self._kept.clear()
+        return table
 
 
 def learning_rate(config: TrainConfig, images: int, progress: float) -> float:

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from galaxysd import config as configs
 from galaxysd import seeds
@@ -17,9 +18,10 @@ from galaxysd.data.conditions import Conditions
 from galaxysd.data.schema import GZ2
 from galaxysd.kernels import attend, norm
 from galaxysd.model import layers
-from galaxysd.model.layers import Attention, laid_out
+from galaxysd.model.layers import Attention, laid_out, recomputing
 from galaxysd.model.unet import CHANNEL_MULTIPLE, UNet
 from galaxysd.train.denoise import initialise
+from galaxysd.train.plan import Alive
 from tests import tiny
 from tests.kernels.bf16_dot import bf16_dot  # noqa: F401  (a fixture)
 
@@ -195,6 +197,53 @@ def smallest():
     return laid_out(perturbed(UNet(config, WIDTH)), torch.channels_last), (x.contiguous(memory_format=torch.channels_last), noise, features)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_norms_computed_again_give_the_same_gradients_from_less_memory(layout, dtype):
+    """To the last bit, and what is held between forward and backward is at most 0.65 of it."""
+    config = configs.load("smoke-32").model
+    slopes, held = [], []
+    for again in (False, True):
+        net = laid_out(perturbed(UNet(config, WIDTH)), layout)
+        net = recomputing(net) if again else net
+        x, noise, features = inputs(config, 4)
+        with Alive() as alive:
+            out = net(x.to(dtype).contiguous(memory_format=layout), noise, features)
+        held.append(alive.bytes)
+        out.float().square().mean().backward()
+        slopes.append({name: parameter.grad for name, parameter in net.named_parameters()})
+    kept, computed = slopes
+    assert all(torch.equal(computed[name], kept[name]) for name in kept)
+    assert held[1] <= 0.65 * held[0]
+
+
+def test_nothing_is_computed_again_where_nothing_learns(smallest, monkeypatch):
+    net, given = smallest
+    wanted = net(*given).detach()
+    monkeypatch.setattr(layers.NormSiLU, "recompute", True)
+    monkeypatch.setattr(layers, "again", lambda *given: pytest.fail("a region that nobody will go back through"))
+    with torch.no_grad():
+        assert torch.equal(net(*given), wanted)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_trained_layers_may_stand_behind_frozen_ones(layout):
+    """Their gradients are those of the whole network's; torch's own norm in NHWC would end the process."""
+    config = tiny.config().model
+    net = laid_out(perturbed(UNet(config, WIDTH)), layout)
+    slopes = []
+    for first in (True, False):
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(first or name.startswith(("up", "head")))
+        net.zero_grad()
+        x, noise, features = inputs(config, 2)
+        net(x.contiguous(memory_format=layout), noise, features).square().mean().backward()
+        slopes.append({name: parameter.grad for name, parameter in net.named_parameters() if parameter.requires_grad})
+    whole, some = slopes
+    assert 0 < len(some) < len(whole)
+    assert all(relative(some[name], whole[name]) < 1e-5 for name in some)
+
+
 # Dynamo makes an instance of an autograd function while it traces one, and torch warns of that.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_without_a_break_it_is_the_same(smallest):
@@ -234,6 +283,20 @@ def test_packaged_ahead_of_time_it_runs_where_galaxysd_is_not(smallest, tmp_path
     assert relative(torch.from_numpy(np.load(tmp_path / "out.npy")), wanted) < 1e-5
 
 
+class Concatenations(TorchDispatchMode):
+    """Counts operators, and the concatenations of maps among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = self.maps = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.seen += 1
+        self.maps += func is torch.ops.aten.cat.default and out.ndim == 4
+        return out
+
+
 def carried_as_on_cuda(x, weight, bias, groups, *, residual, other):
     """What `group_norm_silu_carry` does with CUDA tensors."""
     y, first, second = norm._Carry.apply(x, residual, other, weight, bias, None, None, None, groups, 1e-5, "none", 0.0)
@@ -241,7 +304,8 @@ def carried_as_on_cuda(x, weight, bias, groups, *, residual, other):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs the interpreter; on a card tests/test_benchmarks_gpu.py compares networks")
-def test_the_network_as_it_is_on_cuda(monkeypatch, bf16_dot):  # noqa: F811
+@pytest.mark.parametrize("again", [False, True])
+def test_the_network_as_it_is_on_cuda(monkeypatch, bf16_dot, again: bool):  # noqa: F811
     """Sources never concatenated, skip gradients as addends, every op by its launchers in the interpreter: the same network."""
     config = tiny.config("model.channels=[16,32]", "model.attention=[2]", "model.head_width=16", "model.qk_norm=true").model
     net = laid_out(perturbed(UNet(config, WIDTH)), torch.channels_last)
@@ -253,8 +317,10 @@ def test_the_network_as_it_is_on_cuda(monkeypatch, bf16_dot):  # noqa: F811
         out.square().mean().backward()
         return out.detach(), torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
 
-    wanted = run()
-    launched = []
+    with Concatenations() as joined:
+        wanted = run()
+    assert joined.maps > 0  # a CPU writes them: the count sees what it should
+    net, launched = recomputing(net) if again else net, []
 
     def counted(function):
         return lambda *given: launched.append(function.__name__) or function(*given)
@@ -264,7 +330,12 @@ def test_the_network_as_it_is_on_cuda(monkeypatch, bf16_dot):  # noqa: F811
     monkeypatch.setattr(norm, "aten_backward", lambda *given: counted(norm.launch_backward)(*given[:10], *given[11:]))  # less `pre`
     monkeypatch.setattr(attend, "aten_forward", counted(attend.launch_forward))
     monkeypatch.setattr(attend, "aten_backward", counted(attend.launch_backward))
-    found = run()
-    assert launched.count("launch_forward") == launched.count("launch_backward") > 10
+    with Concatenations() as joined:
+        found = run()
+    assert joined.seen > 100
+    assert joined.maps == 0
+    norms = sum(isinstance(module, layers.NormSiLU) for module in net.modules())
+    assert launched.count("launch_forward") == launched.count("launch_backward") + norms * again
+    assert launched.count("launch_backward") > 10
     assert relative(found[0], wanted[0]) < 1e-5
     assert relative(found[1], wanted[1]) < 1e-5

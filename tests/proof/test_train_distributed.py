@@ -11,6 +11,7 @@ import pytest
 
 from galaxysd import checkpoint, runlog
 from galaxysd.distributed import Ranks
+from galaxysd.train.step import Optimiser
 from tests import killing, ranking, tiny
 
 pytestmark = pytest.mark.proof_train
@@ -26,15 +27,19 @@ def spied(out: Path, steps: int, last: int, *settings: str):
     """Work of a rank: a run of `steps` that is stopped after step `last`; the ids of the galaxies it was shown go to a file."""
 
     def work(ranks: Ranks) -> None:
-        loss, shown = tiny.DenoiseTask.loss, out.with_name(f"{out.name}.ids")
+        prepare, advance, shown, read = tiny.DenoiseTask.prepare, Optimiser.step, out.with_name(f"{out.name}.ids"), {}
 
-        def spying(task, net, layout, galaxies, step, share):
+        def spying(task, galaxies, step, share):
             places = (share.places() + step * share.batch).tolist()
-            with shown.open("a") as file:
-                file.write("".join(f"{place} {name}\n" for place, name in zip(places, galaxies.ids, strict=True)))
-            return loss(task, net, layout, galaxies, step, share)
+            read.setdefault(step, []).extend(f"{place} {name}\n" for place, name in zip(places, galaxies.ids, strict=True))
+            return prepare(task, galaxies, step, share)
 
-        tiny.DenoiseTask.loss = spying  # in the rank's own process
+        def stepping(optimiser, images, progress, loss):
+            with shown.open("a") as file:  # of the steps that were taken: a few more are read ahead
+                file.write("".join(read.pop(images // optimiser.config.batch)))
+            return advance(optimiser, images, progress, loss)
+
+        tiny.DenoiseTask.prepare, Optimiser.step = spying, stepping  # in the rank's own process
         stop = ranking.Stop(last - len(losses(out)) if (out / "log.jsonl").exists() else last)
         tiny.run(out, *SETTINGS, f"train.steps={steps}", *settings, stop=stop, ranks=ranks)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from galaxysd import seeds
 from galaxysd.data.galaxies import NUMERIC
 from galaxysd.data.readers import Order, batches
 from galaxysd.errors import GalaxySDError
-from galaxysd.simulate import populations
+from galaxysd.simulate import populations, survey
 from galaxysd.simulate.survey import SimulatedSource, frame, simulate
 
 
@@ -33,6 +35,30 @@ def test_threads_change_no_byte():
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
+
+
+def test_a_source_renders_on_its_device_and_brings_the_images_back(monkeypatch):
+    """Where it was rendered is not part of what it is."""
+    here, asked, render = SimulatedSource("tutorial", 5, 0, 8, 16), [], survey.simulate
+
+    def spied(preset, seed, index, size, device, **more):
+        asked.append(device)
+        return render(preset, seed, index, size, "cpu", **more)
+
+    monkeypatch.setattr(survey, "simulate", spied)
+    there = dataclasses.replace(here, device="cuda")
+    assert torch.equal(there.load(0).images, here.load(0).images)
+    assert asked == ["cuda", "cpu"]
+    assert there.describe() == here.describe()
+
+
+@pytest.mark.gpu
+def test_a_gpu_renders_what_a_cpu_does():
+    here = SimulatedSource("survey", 5, 0, 64, 32)
+    there = dataclasses.replace(here, device="cuda").load(0)
+    assert there.images.device.type == "cpu"
+    assert torch.equal(there.counts, here.load(0).counts)
+    assert torch.allclose(there.images, here.load(0).images, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("stream", "changes"), [("votes", "counts"), ("sky", "images"), ("texture", "images")])

@@ -16,8 +16,6 @@ from galaxysd.train.classify import ClassifyTask
 from galaxysd.train.loop import train
 from tests import tiny
 
-NCHW = torch.contiguous_format
-
 
 def task(*settings: str, **change) -> ClassifyTask:
     frame = dataclasses.replace(tiny.Blobs.frame, **change)
@@ -44,8 +42,8 @@ def test_loss_is_the_mean_over_the_batch_of_the_votes():
     net, galaxies = plain.build(), tiny.Blobs().load(0)
     out = net(plain.stretch.forward(galaxies.images))
     wanted = vote_loss(concentrations(out, plain.labels), galaxies.counts, plain.labels).mean().detach()
-    assert float(plain.loss(net, NCHW, galaxies, 0).detach()) == pytest.approx(float(wanted), rel=1e-5)
-    assert float(plain.loss(net, NCHW, galaxies, 9).detach()) == pytest.approx(float(wanted), rel=1e-5)
+    assert float(tiny.loss(plain, net, galaxies, 0).detach()) == pytest.approx(float(wanted), rel=1e-5)
+    assert float(tiny.loss(plain, net, galaxies, 9).detach()) == pytest.approx(float(wanted), rel=1e-5)
 
 
 def test_symmetries_are_of_the_position_in_the_stream():
@@ -55,7 +53,7 @@ def test_symmetries_are_of_the_position_in_the_stream():
     codes = transforms.codes(turned.config.train.seed, "train-symmetry", range(48, 64), False)
     x = transforms.symmetry(turned.stretch.forward(galaxies.images), codes)
     wanted = vote_loss(concentrations(net(x), turned.labels), galaxies.counts, turned.labels).mean().detach()
-    assert float(turned.loss(net, NCHW, galaxies, 3).detach()) == pytest.approx(float(wanted), rel=1e-5)
+    assert float(tiny.loss(turned, net, galaxies, 3).detach()) == pytest.approx(float(wanted), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from galaxysd.data import readers, shards
 from galaxysd.data.mixed import Mixed
 from galaxysd.errors import Stopped
 from galaxysd.simulate.survey import SimulatedSource
-from galaxysd.train import command, render
+from galaxysd.train import command, plan, render
 from tests import killing, ranking, tiny
 
 TINY = [word for setting in tiny.SETTINGS for word in ("--set", setting)]
@@ -38,9 +38,9 @@ def test_a_dry_run_prints_the_resolved_config_and_starts_nothing(tmp_path: Path,
     out = tmp_path / "run"
     assert train("--dry-run", *TINY, "--set", "train.seed=7", "--steps", "3", out=out) == 0
     said = capsys.readouterr().out
-    plan, _, settings = said.partition("\n\n")
-    assert plan.startswith("preset       smoke-32: 0.0")
-    assert "execution    eager:" in plan
+    costs, _, settings = said.partition("\n\n")
+    assert costs.startswith("preset       smoke-32: 0.0")
+    assert "execution    eager:" in costs
     values = tomllib.loads(settings)
     assert values["model"]["channels"] == [8, 16]
     assert (values["train"]["seed"], values["train"]["steps"]) == (7, 3)
@@ -48,6 +48,25 @@ def test_a_dry_run_prints_the_resolved_config_and_starts_nothing(tmp_path: Path,
     again.write_text(settings)
     assert configs.load(None, again).to_json() == tiny.config("train.seed=7", "train.steps=3").to_json()
     assert not out.exists()
+
+
+def test_a_preset_too_large_for_the_machine_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(plan, "free_bytes", lambda device: 1 << 31)
+    words = ("--simulate", "tutorial", "--preset", "base-64", "--steps", "1", "--set", "train.batch=64")
+    assert train(*words, out=tmp_path / "run") == 4
+    assert re.search(r"memory: \d+ MB needed \(.* 64 images at a time .*\), 2048 MB free on cpu; --set train\.acc", capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_simulated_is_rendered_where_it_trains(tmp_path: Path, monkeypatch):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    args = parser.parse_args([*SIMULATED, "--device", "cuda"])
+    assert command.open_source(args, command.resolve(args)).device == "cuda"
+    args.keep = tmp_path
+    monkeypatch.setattr(render, "write_set", lambda part, where, workers: pytest.fail("not here") if part.device != "cpu" else (where, 1))
+    monkeypatch.setattr(render, "open_set", lambda where: tiny.Blobs(1, 24))
+    assert command.open_source(args, command.resolve(args)).source.device == "cpu"
 
 
 def test_a_dry_run_as_json(capsys):

@@ -15,8 +15,6 @@ from galaxysd.errors import GalaxySDError
 from galaxysd.train.denoise import DenoiseTask, initialise
 from tests import tiny
 
-NCHW = torch.contiguous_format
-
 
 def test_weights_are_a_function_of_seed_and_name():
     one, same, other = (tiny.task(f"train.seed={seed}").build().state_dict() for seed in (0, 0, 1))
@@ -42,10 +40,10 @@ def test_weights_are_he_uniform_and_zeros_stay():
 def test_loss_is_a_function_of_the_step():
     task = tiny.task()
     net, galaxies = task.build(), tiny.Blobs().load(0)
-    losses = {step: float(task.loss(net, NCHW, galaxies, step).detach()) for step in (0, 1, 2)}
+    losses = {step: float(tiny.loss(task, net, galaxies, step).detach()) for step in (0, 1, 2)}
     assert len(set(losses.values())) == 3
-    assert losses[1] == float(task.loss(net, NCHW, galaxies, 1).detach())
-    assert losses[1] != float(tiny.task("train.seed=1").loss(net, NCHW, galaxies, 1).detach())
+    assert losses[1] == float(tiny.loss(task, net, galaxies, 1).detach())
+    assert losses[1] != float(tiny.loss(tiny.task("train.seed=1"), net, galaxies, 1).detach())
 
 
 def seen(task: DenoiseTask, galaxies, step: int):
@@ -57,7 +55,7 @@ def seen(task: DenoiseTask, galaxies, step: int):
             shown.update(x=x, sigma=(4 * noise).exp(), features=features)
             return torch.zeros_like(x)
 
-    task.loss(Spy(), NCHW, galaxies, step)
+    tiny.loss(task, Spy(), galaxies, step)
     return shown
 
 

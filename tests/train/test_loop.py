@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ import torch
 
 from galaxysd import checkpoint, runlog
 from galaxysd.distributed import ALONE, Ranks
-from galaxysd.errors import GalaxySDError, Mismatch, Stopped
+from galaxysd.errors import BadInput, GalaxySDError, Stopped, Unavailable
 from galaxysd.runlog import StopSignals
 from galaxysd.train import loop
 from tests import killing, ranking, tiny
@@ -104,54 +106,87 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path
     assert killing.weights_digest(out) == undisturbed
 
 
-def test_another_run_in_the_folder_is_refused_by_name(tmp_path: Path):
-    tiny.run(tmp_path / "run", *STEPS)
-    with pytest.raises(Mismatch, match=r"holds another run: config.train.learning_rate is 0.001 there and 0.002 here"):
-        tiny.run(tmp_path / "run", *STEPS, "train.learning_rate=0.002")
-
-
-def test_a_folder_of_something_else_is_refused(tmp_path: Path):
-    (tmp_path / "mine.txt").write_text("dear diary")
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / ".tmp-mine").write_text("mine too")
-    with pytest.raises(GalaxySDError, match=r"not empty \(mine.txt\) and not a run"):
-        tiny.run(tmp_path, *STEPS)
-    assert (tmp_path / "sub" / ".tmp-mine").read_text() == "mine too"  # nothing is swept in a folder that is not ours
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "sub"]
-
-
-@pytest.mark.parametrize("content", ["[]", '{"run": 3}'])
-def test_a_damaged_run_description_is_named(tmp_path: Path, content: str):
-    (tmp_path / "run.json").write_text(content)
-    with pytest.raises(Mismatch, match=r"run\.json: does not say what run this is"):
-        tiny.run(tmp_path, *STEPS)
-
-
 def test_settings_that_the_grid_would_refuse_are_refused_at_once(tmp_path: Path):
     with pytest.raises(GalaxySDError, match="sampler huen: no such sampler; did you mean heun"):
         tiny.run(tmp_path / "run", *STEPS, "sample.sampler='huen'")
 
 
-def test_of_two_trainers_one_proceeds(tmp_path: Path):
-    out = tmp_path / "run"
-    with loop.files.held(out), pytest.raises(Mismatch, match="another process is working in this folder"):
-        tiny.run(out, *STEPS)
+class Poisoned(torch.nn.Module):
+    """An objective whose loss, or gradient, is no number in one of its calls."""
+
+    def __init__(self, inside: torch.nn.Module, what: str, at: int) -> None:
+        super().__init__()
+        self.inside, self.what, self.left = inside, what, at
+
+    def forward(self, *given: torch.Tensor) -> torch.Tensor:
+        self.left -= 1
+        value = self.inside(*given)
+        if self.left != -1:
+            return value
+        return value * float("nan") if self.what == "loss" else value + (next(self.inside.parameters()).sum() * 0).sqrt()
+
+
+def poisoned(what: str, at: int):
+    objective = tiny.DenoiseTask.objective
+    return lambda task, net, layout: Poisoned(objective(task, net, layout), what, at)
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_number_that_is_none_stops_before_the_weights(tmp_path: Path, monkeypatch, what: str):
-    out, loss = tmp_path / "run", tiny.DenoiseTask.loss
-
-    def poisoned(self, net, layout, galaxies, step, share):
-        value = loss(self, net, layout, galaxies, step, share)
-        if step != 7:
-            return value
-        return value * float("nan") if what == "loss" else value + (next(net.parameters()).sum() * 0).sqrt()
-
-    monkeypatch.setattr(tiny.DenoiseTask, "loss", poisoned)
+    out = tmp_path / "run"
+    monkeypatch.setattr(tiny.DenoiseTask, "objective", poisoned(what, 7))
     with pytest.raises(loop.NonFinite, match=rf"the {what} of step 7 is (nan|inf); .*the last good checkpoint is .*step-00000006"):
         tiny.run(out, *STEPS)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in checkpoint.newest(out).file("training").tensors.values())
+
+
+def test_a_full_disk_ends_the_run_in_words_and_the_same_command_goes_on(tmp_path: Path, undisturbed: str, monkeypatch):
+    """Everybody leaves with 4; the checkpoint before it stays."""
+    out, commit = tmp_path / "run", checkpoint.files.commit
+
+    def full(path, write, **options):
+        if "step-00000006" in str(path):
+            raise Unavailable(f"{path}: the disk is full") from OSError(errno.ENOSPC, "")
+        return commit(path, write, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.files, "commit", full)
+        with pytest.raises(Unavailable, match=r"step-00000006/model\.safetensors: the disk is full"):
+            tiny.run(out, *STEPS)
+        ended = ranking.forked(2, tmp_path, lambda ranks: tiny.run(tmp_path / "ranks", *STEPS, ranks=ranks))
+    assert [folder.name for folder in checkpoint.committed(out)] == ["step-00000004", "step-00000002"]
+    assert [each.code for each in ended] == [4, 4], ended
+    assert "the disk is full" in ended[0].err
+    assert ended[1].err == ""
+    tiny.run(out, *STEPS)
+    assert killing.weights_digest(out) == undisturbed
+
+
+def test_a_step_that_does_not_fit_says_what_would(tmp_path: Path, monkeypatch):
+    """And so it is: the same command with that setting goes on from what was saved."""
+    out, place = tmp_path / "run", loop.placed
+
+    def small(part, device):
+        if len(part[0]) > 2 and checkpoint.committed(out):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand so on")
+        return place(part, device)
+
+    monkeypatch.setattr(loop, "placed", small)
+    words = r"step 2 at 4 images a time .* \(CUDA out of memory. Tried to allocate 2.00 GiB.\); .* --set train.accumulate=2 \(2 at a time\)"
+    with pytest.raises(loop.OutOfMemory, match=words + r" or --set train.recompute=true .* or a smaller preset"):
+        tiny.run(out, *STEPS)
+    assert checkpoint.newest(out).record["step"] == 2
+    assert tiny.run(out, *STEPS, "train.accumulate=2", "train.recompute=true").steps == 12
+
+
+def test_a_checkpoint_of_another_network_in_the_folder_is_refused(tmp_path: Path):
+    tiny.run(tmp_path / "other", "train.steps=2", "model.channels=[16,16]")
+    with pytest.raises(Stopped):
+        tiny.run(tmp_path / "run", *STEPS, stop=ranking.Stop(1))
+    name = "checkpoints/step-00000002"
+    shutil.copytree(tmp_path / "other" / name, tmp_path / "run" / name)
+    with pytest.raises(BadInput, match=r"step-00000002: \S+ is \(\d+,.*\), its config asks for \(\d+,.*\)"):
+        tiny.run(tmp_path / "run", *STEPS)
 
 
 def test_nothing_says_when_to_stop(tmp_path: Path):
@@ -175,17 +210,17 @@ def test_the_model_of_a_checkpoint_is_the_average_of_the_weights(tmp_path: Path)
 
 
 class Seen:
-    """The ids of the galaxies that steps were shown, in their order."""
+    """The ids of the galaxies that steps were prepared from, in their order; a few more are read ahead."""
 
     def __init__(self, monkeypatch) -> None:
         self.ids: list[str] = []
-        loss = tiny.DenoiseTask.loss
+        prepare = tiny.DenoiseTask.prepare
 
-        def spied(task, net, layout, galaxies, step, share):
-            self.ids += galaxies.ids
-            return loss(task, net, layout, galaxies, step, share)
+        def spied(task, galaxies, step, share):
+            self.ids += galaxies.ids  # in the order of the steps: one thread reads
+            return prepare(task, galaxies, step, share)
 
-        monkeypatch.setattr(tiny.DenoiseTask, "loss", spied)
+        monkeypatch.setattr(tiny.DenoiseTask, "prepare", spied)
 
 
 EIGHT = ("train.batch=8", "train.log_steps=1", "train.save_steps=4")
@@ -286,17 +321,13 @@ def test_minutes_are_one_clock_for_all_ranks(tmp_path: Path):
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_number_that_is_none_on_one_rank_stops_all(tmp_path: Path, monkeypatch, what: str):
-    loss = tiny.DenoiseTask.loss
+def test_a_number_that_is_none_on_one_rank_stops_all(tmp_path: Path, what: str):
+    def work(ranks: Ranks) -> None:
+        if ranks.rank == 1:
+            tiny.DenoiseTask.objective = poisoned(what, 7)  # in the rank's own process
+        tiny.run(tmp_path / "run", *STEPS, ranks=ranks)
 
-    def poisoned(self, net, layout, galaxies, step, share):
-        value = loss(self, net, layout, galaxies, step, share)
-        if step != 7 or share.first == 0:
-            return value
-        return value * float("nan") if what == "loss" else value + (next(net.parameters()).sum() * 0).sqrt()
-
-    monkeypatch.setattr(tiny.DenoiseTask, "loss", poisoned)
-    ended = ranking.forked(2, tmp_path, lambda ranks: tiny.run(tmp_path / "run", *STEPS, ranks=ranks))
+    ended = ranking.forked(2, tmp_path, work)
     assert [each.code for each in ended] == [2, 2], ended
     assert f"the {what} of step 7 is nan" in ended[0].err
     assert "the last good checkpoint is" in ended[0].err

@@ -9,6 +9,7 @@ import torch
 
 from galaxysd import checkpoint
 from galaxysd import config as configs
+from galaxysd.errors import Unavailable
 from galaxysd.model.layers import Attention, Conv, Linear, Pending
 from galaxysd.train import plan
 from tests import tiny
@@ -87,11 +88,46 @@ def test_a_plan_allocates_nothing():
     assert found["memory_mb"]["weights, gradients, moments, EMA"] > 2**20
 
 
+def test_recomputing_keeps_less(config):
+    """The preset of the issue's figure, at a small batch; its counting is compared with the real network's in tests/model/test_unet.py."""
+    small = ("train.batch=4", "train.dtype='bf16'")
+    kept = [
+        plan.plan(configs.load("small-64", overrides=[*small, *more]), CPU)["memory_mb"]["activations kept for backward"]
+        for more in ((), ("train.recompute=true",))
+    ]
+    assert kept[1] <= 0.65 * kept[0]
+
+
+def test_what_cannot_fit_is_refused_with_what_would():
+    """Both values, and settings under which the same run fits: asked for them, it does."""
+    huge = configs.load("base-128", overrides=["train.batch=4096", "train.dtype='bf16'"])
+    found = plan.plan(huge, CPU)
+    state, kept = found["memory_mb"].values()
+    free = int((state + kept / 10) * 2**20)
+    with pytest.raises(Unavailable, match=rf"memory: {state + kept:.0f} MB needed .*, {free / 2**20:.0f} MB free on cpu; --set") as refused:
+        plan.check_memory(found, huge, CPU, free)
+    assert "--set train.accumulate=16 (256 at a time)" in str(refused.value)
+    assert "--set train.recompute=true" in str(refused.value)
+    parts = dataclasses.replace(huge, train=dataclasses.replace(huge.train, accumulate=16))
+    plan.check_memory(plan.plan(parts, CPU), parts, CPU, free)
+    plan.check_memory(plan.plan(huge, CPU, ranks=16), huge, CPU, free)
+    with pytest.raises(Unavailable, match="MB free on cpu; use a smaller preset or another device"):
+        plan.check_memory(found, huge, CPU, int(state * 2**20))
+
+
+def test_free_memory_is_what_the_machine_says(tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal:  4000 kB\nMemAvailable:   3000 kB\n")
+    assert plan.free_bytes(CPU, tmp_path / "meminfo") == 3000 * 1024
+    assert plan.free_bytes(CPU) > 2**20
+
+
 def test_words(config, real):
     text = plan.words(plan.plan(config, CPU))
     assert f"preset       smoke-32: {real['parameters'] / 1e6:.2f} M parameters, 69 condition features" in text
     assert "shapes       (2, 3, 32, 32) -> (2, 3, 32, 32); maps 64 x 16 x 16, 128 x 8 x 8" in text
     assert "execution    eager: on a CPU" in text
+    assert plan.execution("off", torch.device("cuda")) == "eager: train.compile is off"
+    assert plan.execution("auto", torch.device("cuda")) == plan.execution("on", CPU) == "compiled, block by block"
 
 
 def test_parts_of_a_step_save_memory():
