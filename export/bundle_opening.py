@@ -21,6 +21,32 @@ JSON_LIMIT = 4 << 20
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of a file: no folder, no way up
 
 
+# What bundle.json must say, by kind of bundle: each with what it must be.
+NUMBER, NUMBERS, NAMES = (int, float), [(int, float)], [str]
+STRETCH = {"kind": str, "softening": NUMBERS, "gain": NUMBERS, "offset": NUMBERS}
+SHARED: dict[str, Any] = {
+    "frame": {"kind": str, "size": int, "bands": NAMES, "pixel_scale": (int, float, type(None))},
+    "stretch": STRETCH,
+    "tolerance": {"measure": str, "limit": NUMBER},
+    "batches": [int],
+}
+GRAPH = {"file": str, "inputs": NAMES, "outputs": NAMES}
+QUESTION = {"name": str, "answers": NAMES, "parents": NAMES}
+SAID: dict[str, dict[str, Any]] = {
+    "denoiser": SHARED
+    | {
+        "graphs": {"denoiser": GRAPH, "step": GRAPH},
+        "conditions": {"numeric": NAMES, "scales": dict, "typical_voters": NUMBER},
+        "sampling": {
+            **dict.fromkeys(("sigma_min", "sigma_max", "rho", "guidance"), NUMBER),
+            "steps": int,
+            "interval": NUMBERS,
+        },
+    },
+    "classifier": SHARED | {"graphs": {"classifier": GRAPH}},
+}
+
+
 class Refused(Exception):
     """Bad input, in words; leaves with `code`."""
 
@@ -40,14 +66,7 @@ class Bundle:
         _compare(folder, self.record)
         for name, entry in self.record.items():
             _check(folder / name, entry)
-        self.about = self.json("bundle.json")
-        if not isinstance(self.about, dict) or self.about.get("format") != FORMAT:
-            found = self.about.get("format") if isinstance(self.about, dict) else self.about
-            raise Refused(
-                f"{folder}: bundle format {found!r}, this runner reads {FORMAT}; use the runner inside the bundle, or export anew"
-            )
-        if self.about.get("kind") not in ("denoiser", "classifier"):
-            raise Refused(f"{folder}: a bundle of {self.about.get('kind')!r}; this runner knows a denoiser and a classifier")
+        self.about = described(folder / "bundle.json", self.json("bundle.json"))
         self.kind: str = self.about["kind"]
 
     def bytes(self, name: str) -> bytes:
@@ -65,10 +84,42 @@ class Bundle:
         """The content of a JSON file."""
         return _parsed(self.folder / name, self.bytes(name))
 
+    def labels(self) -> dict[str, Any]:
+        """The questions, their answers and what people call them."""
+        path, found = self.folder / "labels.json", self.json("labels.json")
+        _require(path, "", found, {"questions": [dict], "aliases": dict})
+        for number, question in enumerate(found["questions"]):
+            _require(path, f"questions[{number}].", question, QUESTION)
+        return dict(found)
+
     def passed(self) -> None:
         """Refuses a bundle whose own parity check did not pass where it was exported."""
         if "parity.json" in self.record and (verdict := self.json("parity.json").get("verdict")) == "failed":
             raise Refused(f"{self.folder}: parity.json says {verdict}: its graphs part from the model; export it again")
+
+
+def described(path: Path, about: Any) -> dict[str, Any]:
+    """bundle.json, if it is of this runner's format and says all that is needed."""
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        found = about.get("format") if isinstance(about, dict) else type(about).__name__
+        raise Refused(f"{path}: bundle format {found!r}, this runner reads {FORMAT}; use the runner inside the bundle, or export anew")
+    if about.get("kind") not in SAID:
+        raise Refused(f"{path}: a bundle of {about.get('kind')!r}; this runner knows {' and '.join(SAID)}")
+    _require(path, "", about, SAID[about["kind"]])
+    return about
+
+
+def _require(path: Path, where: str, value: Any, wanted: Any) -> None:
+    if isinstance(wanted, dict):
+        for name, each in wanted.items():
+            if not isinstance(value, dict) or name not in value:
+                raise Refused(f"{path}: lacks {where}{name}; not a bundle that this runner reads")
+            _require(path, f"{where}{name}.", value[name], each)
+    elif isinstance(wanted, list):
+        if not isinstance(value, list) or not all(isinstance(each, wanted[0]) for each in value):
+            raise Refused(f"{path}: {where.rstrip('.')} is {value!r}, a list was expected; not a bundle that this runner reads")
+    elif not isinstance(value, wanted):
+        raise Refused(f"{path}: {where.rstrip('.')} is {value!r}; not a bundle that this runner reads")
 
 
 def _opened(path: Path) -> Any:
@@ -113,12 +164,13 @@ def _record(path: Path) -> dict[str, dict[str, Any]]:
 def _compare(folder: Path, record: dict[str, dict[str, Any]]) -> None:
     """What lies in the folder must be what the record names."""
     there = set()
-    for entry in os.scandir(folder):
-        if entry.is_symlink():
-            raise Refused(f"{entry.path}: a symbolic link; a bundle holds plain files only")
-        if not entry.is_file(follow_symlinks=False):
-            raise Refused(f"{entry.path}: not a plain file; a bundle holds plain files only")
-        there.add(entry.name)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                raise Refused(f"{entry.path}: a symbolic link; a bundle holds plain files only")
+            if not entry.is_file(follow_symlinks=False):
+                raise Refused(f"{entry.path}: not a plain file; a bundle holds plain files only")
+            there.add(entry.name)
     if missing := sorted(record.keys() - there):
         raise Refused(f"{folder}: {missing[0]} is missing, though {RECORD} names it")
     if extra := sorted(there - record.keys() - {RECORD}):

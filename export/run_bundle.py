@@ -40,16 +40,15 @@ class Graph:
     """One graph of a bundle in onnxruntime, on the provider asked for and no other."""
 
     def __init__(self, bundle: Bundle, unit: str, provider: str, threads: int) -> None:
-        entry = bundle.about["graphs"].get(unit)
-        if entry is None:
-            raise Refused(f"{bundle.folder}: bundle.json names no graph {unit}; export it again")
+        entry = bundle.about["graphs"][unit]
         name, content = entry["file"], bundle.bytes(entry["file"])
+        self.path = bundle.folder / name
         try:
             elsewhere = keeps_weights_elsewhere(content)
         except ValueError as error:
-            raise Refused(f"{bundle.folder / name}: not an ONNX graph ({error})") from error
+            raise Refused(f"{self.path}: not an ONNX graph ({error})") from error
         if elsewhere:
-            raise Refused(f"{bundle.folder / name}: keeps weights in other files; a bundle's graphs hold their own")
+            raise Refused(f"{self.path}: keeps weights in other files; a bundle's graphs hold their own")
         self.outputs: list[str] = entry["outputs"]
         self.inputs: list[str] = entry["inputs"]
         wanted = PROVIDERS[provider]
@@ -62,14 +61,18 @@ class Graph:
         try:
             self.session = onnxruntime.InferenceSession(content, options, providers=[wanted])
         except Exception as error:
-            raise Refused(f"{bundle.folder / name}: {wanted} cannot run it ({str(error).splitlines()[0]})", code=4) from error
+            raise Refused(f"{self.path}: {wanted} cannot run it ({str(error).splitlines()[0]})", code=4) from error
         self.session.disable_fallback()
         self.provider = self.session.get_providers()[0]
         if self.provider != wanted:
-            raise Refused(f"{bundle.folder / name}: runs on {self.provider}, {wanted} was asked for; is its driver there?", code=4)
+            raise Refused(f"{self.path}: runs on {self.provider}, {wanted} was asked for; is its driver there?", code=4)
 
     def __call__(self, *arrays: np.ndarray) -> Any:
-        found = self.session.run(self.outputs, dict(zip(self.inputs, (each.astype(np.float32) for each in arrays), strict=True)))
+        given = dict(zip(self.inputs, (each.astype(np.float32) for each in arrays), strict=True))
+        try:
+            found = self.session.run(self.outputs, given)
+        except Exception as error:
+            raise Refused(f"{self.path}: {self.provider} cannot run it ({str(error).splitlines()[0]})") from error
         return found[0] if len(found) == 1 else found
 
 
@@ -102,6 +105,8 @@ class Check:
             raise Refused(f"{bundle.folder}/goldens.npz: not plain arrays ({error})") from error
 
     def rows(self, *names: str) -> list[np.ndarray]:
+        if lacking := sorted(set(names) - self.goldens.keys()):
+            raise Refused(f"{self.bundle.folder}/goldens.npz: lacks {lacking[0]}; export the bundle again")
         return [self.goldens[name] for name in names]
 
     def case(self, unit: str, what: str, got: np.ndarray, want: np.ndarray, measure: str | None = None) -> None:
@@ -143,7 +148,7 @@ class Model:
     def __init__(self, bundle: Bundle, provider: str, threads: int) -> None:
         about = bundle.about
         self.bundle, self.frame, self.sampling = bundle, about["frame"], dict(about["sampling"])
-        self.labels = bundle.json("labels.json")
+        self.labels = bundle.labels()
         self.view, self.stretch = View(self.labels, about["conditions"]), Stretch(about["stretch"])
         self.graph = Graph(bundle, "denoiser", provider, threads)
         self.provider, self.threads = provider, threads
@@ -176,8 +181,7 @@ class Classifier:
 
     def __init__(self, bundle: Bundle, provider: str, threads: int) -> None:
         self.bundle, self.frame = bundle, bundle.about["frame"]
-        labels = bundle.json("labels.json")
-        self.answers = [f"{each['name']}_{answer}" for each in labels["questions"] for answer in each["answers"]]
+        self.answers = [f"{each['name']}_{answer}" for each in bundle.labels()["questions"] for answer in each["answers"]]
         self.graph = Graph(bundle, "classifier", provider, threads)
 
     def check(self, full: bool) -> Check:

@@ -29,6 +29,12 @@ def perturbed(preset: str, path: Path, *settings: str) -> Path:
             tensors[name] = 0.1 * drawn + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
     frame = Frame("flux", size, pixel_scale=1.25, psf_fwhm=(1.3, 1.3, 1.3), sky_rms=(0.05, 0.07, 0.1))
     stretch = {"kind": "flux", "softening": [0.3, 0.45, 0.6], "gain": [0.6, 0.55, 0.5], "offset": [-0.25, -0.2, -0.3]}
-    about = {"kind": "denoiser", "config": config.to_json(), "frame": frame.to_json(), "stretch": stretch, "trained_on": {"drawn": "weights"}}
+    about = {
+        "kind": "denoiser",
+        "config": config.to_json(),
+        "frame": frame.to_json(),
+        "stretch": stretch,
+        "trained_on": {"drawn": "weights"},
+    }
     path.write_bytes(checkpoint.packed({name: value.to(torch.float32) for name, value in tensors.items()}, about))
     return path
