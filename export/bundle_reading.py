@@ -5,6 +5,7 @@ Parquet and FITS need requirements-io.txt; the rest needs numpy alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,22 @@ def images_of(path: Path, batch: int) -> Iterator[np.ndarray]:
 
 
 def _npy(path: Path, batch: int) -> Iterator[np.ndarray]:
-    try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)  # pages come and go as they are read
-    except (ValueError, OSError, EOFError) as error:
-        raise Refused(f"{path}: not a plain .npy array ({str(error).splitlines()[0]})") from error
-    for first in range(0, len(images) if images.ndim else 0, batch):
-        yield images[first : first + batch]
+    with path.open("rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+            shape, by_columns, dtype = header(file)
+        except (ValueError, KeyError) as error:
+            raise Refused(f"{path}: not an .npy array ({str(error).splitlines()[0]})") from error
+        if dtype.hasobject or by_columns or not shape:
+            raise Refused(f"{path}: {dtype} of shape {list(shape)}; a plain array of numbers, rows first, is read")
+        # Read and not mapped: a mapped file counts as memory of ours, page by page.
+        for first in range(0, shape[0], batch):
+            rows = min(batch, shape[0] - first)
+            images = np.fromfile(file, dtype, rows * math.prod(shape[1:]))
+            if images.size != rows * math.prod(shape[1:]):
+                raise Refused(f"{path}: ends in galaxy {first + images.size // max(1, math.prod(shape[1:]))} of {shape[0]}; truncated")
+            yield images.reshape(rows, *shape[1:])
 
 
 def _npz(path: Path, batch: int) -> Iterator[np.ndarray]:

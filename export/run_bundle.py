@@ -122,11 +122,11 @@ class Check:
             for name, mine, theirs in zip(outputs, [got] if len(outputs) == 1 else got, wanted, strict=True):
                 self.case(unit, name, mine, theirs[-size:])
 
-    def images(self, unit: str, draw: Any, view: View) -> None:
-        """Whole images from votes and a seed: the view of a condition, the noise, the solver, the network, the stretch."""
-        counts, numeric, features, want, pixels, index, seed = self.rows(
-            "asked_counts", "asked_numeric", "asked_features", "drawn", "pixels", "index", "seed"
-        )
+    def images(self, unit: str, draw: Any, view: View, n: int | None = None) -> None:
+        """The last n whole images from votes and a seed: the view of a condition, the noise, the solver, the network, the stretch."""
+        names = ("asked_counts", "asked_numeric", "asked_features", "drawn", "pixels", "index")
+        counts, numeric, features, want, pixels, index = (each[-n:] if n else each for each in self.rows(*names))
+        (seed,) = self.rows("seed")
         mine = view.encode(counts, numeric)
         self.case(unit, "features", mine, features, "largest")
         got = draw(mine, index.tolist(), int(seed))
@@ -170,7 +170,7 @@ class Model:
             step = Graph(self.bundle, "step", self.provider, self.threads)
             found.calls("step", step, ("x", "sigma", "after", "features", "strength", "strength_after"), ("ahead",))
             steps = self.sampling["steps"]
-            found.images("step", lambda f, i, s: by_steps(step, self.noise(i, s), f, self.sampling, steps), self.view)
+            found.images("step", lambda f, i, s: by_steps(step, self.noise(i, s), f, self.sampling, steps), self.view, n=1)
         return found
 
 
@@ -223,7 +223,7 @@ def draw(args: argparse.Namespace, model: Model, out: Path) -> dict[str, Any]:
     features = model.view.encode(counts, numeric)
     print(*filled, sep="\n", end="\n" if filled else "", file=sys.stderr)
     shown = args.png if model.frame["kind"] == "rgb" or model.shape[0] == 3 else 0  # three bands make a colour
-    parts, begun, first_seconds = list[np.ndarray](), args.first, 0.0
+    parts, begun, first_seconds, started = list[np.ndarray](), args.first, 0.0, time.perf_counter()
     tiles = list[np.ndarray]()
     for index in batches(args.first, args.n, args.batch):
         images = model.stretch.inverse(model.draw(np.repeat(features, len(index), 0), index, args.seed))
@@ -240,12 +240,14 @@ def draw(args: argparse.Namespace, model: Model, out: Path) -> dict[str, Any]:
             asked = {"asked_counts": counts[0], "asked_numeric": numeric[0], "seed": np.int64(args.seed)}
             np.savez(out / f"galaxies-{begun:08d}.npz", images=np.concatenate(parts), index=np.array(rows), **asked)
             parts, begun = [], index.stop
+    now = time.perf_counter()
     if tiles:
         columns = math.isqrt(len(tiles) - 1) + 1
         tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
         rows_of = [np.concatenate(tiles[k : k + columns], 1) for k in range(0, len(tiles), columns)]
         Image.fromarray(np.concatenate(rows_of)).save(out / "grid.png")
-    return {"drawn": args.n, "out": str(out), "first_galaxy_seconds": round(first_seconds or time.perf_counter() - BEGAN, 2)}
+    seconds = {"first_galaxy": first_seconds or now - BEGAN, "drawing": now - started, "all": now - BEGAN}
+    return {"drawn": args.n, "out": str(out), "seconds": {name: round(each, 3) for name, each in seconds.items()}}
 
 
 def classify(args: argparse.Namespace, model: Classifier, out: Path) -> dict[str, Any]:
@@ -351,7 +353,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         f"({worst['what']} of {worst['unit']}), {found['tolerance']['limit']:.0e} allowed"
     )
     if "drawn" in found:
-        yield f"{found['drawn']} galaxies in {found['out']}, the first after {found['first_galaxy_seconds']} s"
+        yield f"{found['drawn']} galaxies in {found['out']}, the first after {found['seconds']['first_galaxy']:.2f} s"
     if "classified" in found:
         yield f"{found['classified']} galaxies classified: {found['out']}/votes.csv"
 

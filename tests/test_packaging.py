@@ -81,7 +81,7 @@ def test_the_wheel_holds_the_runner_from_its_one_source(tree, wheel, tmp_path):
     assert {path.name: path.read_bytes() for path in inside.iterdir()} == ours
     code = "from galaxysd.export import bundle; print(bundle.runner()); print(bundle.licence(bundle.runner()))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=100
     )
     assert done.stdout.split() == [str(inside), str(inside / "LICENSE")], done.stderr
 
