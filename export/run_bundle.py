@@ -19,6 +19,7 @@ sys.dont_write_bytecode = True  # a bundle holds what its record names, and noth
 
 import argparse  # noqa: E402
 import csv  # noqa: E402
+import io  # noqa: E402
 import json  # noqa: E402
 import math  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
@@ -28,11 +29,11 @@ from typing import Any  # noqa: E402
 import numpy as np  # noqa: E402
 import onnxruntime  # noqa: E402
 from bundle_asking import Tree, asked_numbers  # noqa: E402
-from bundle_drawing import Stretch, View, batches, by_steps, heun, normal, pictures  # noqa: E402
+from bundle_drawing import Stretch, View, batches, by_steps, heun, normal  # noqa: E402
 from bundle_opening import Bundle, Refused, keeps_weights_elsewhere  # noqa: E402
 from bundle_reading import images_of  # noqa: E402
+from bundle_writing import Parts, Pictures  # noqa: E402
 
-PART = 1024  # galaxies in a file of results
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -96,10 +97,8 @@ class Check:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle, self.limit = bundle, bundle.about["tolerance"]
         self.cases: list[dict[str, Any]] = []
-        from io import BytesIO
-
         try:
-            with np.load(BytesIO(bundle.bytes("goldens.npz")), allow_pickle=False) as found:
+            with np.load(io.BytesIO(bundle.bytes("goldens.npz")), allow_pickle=False) as found:
                 self.goldens = {name: found[name] for name in found.files}
         except ValueError as error:
             raise Refused(f"{bundle.folder}/goldens.npz: not plain arrays ({error})") from error
@@ -211,66 +210,48 @@ class Classifier:
         return images
 
 
-def draw(args: argparse.Namespace, model: Model, out: Path) -> dict[str, Any]:
-    """Draws into `out`: parts of 1024 galaxies as npz, the first ones also as PNG."""
-    from PIL import Image
-
+def asked(args: argparse.Namespace, model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """The condition asked for: counts [1, A] and numbers [1, N]; what was filled in is said."""
     tree = Tree(model.labels)
     counts, filled = np.zeros((1, len(tree.answers)), np.float32), list[str]()
-    if args.votes is not None or args.ask is not None:
-        counts, filled = tree.votes(args.votes, args.voters) if args.votes is not None else tree.ask(args.ask, args.voters)
-    numeric = asked_numbers(args.numbers, model.view.numeric)
+    if args.votes is not None:
+        counts, filled = tree.votes(args.votes, args.voters)
+    elif args.ask is not None:
+        counts, filled = tree.ask(args.ask, args.voters)
+    for line in filled:
+        print(line, file=sys.stderr)
+    return counts, asked_numbers(args.numbers, model.view.numeric)
+
+
+def draw(args: argparse.Namespace, model: Model, out: Path) -> dict[str, Any]:
+    """Draws into `out`: parts of 1024 galaxies as npz, the first ones also as PNG."""
+    counts, numeric = asked(args, model)
     features = model.view.encode(counts, numeric)
-    print(*filled, sep="\n", end="\n" if filled else "", file=sys.stderr)
-    shown = args.png if model.frame["kind"] == "rgb" or model.shape[0] == 3 else 0  # three bands make a colour
-    parts, begun, first_seconds, started = list[np.ndarray](), args.first, 0.0, time.perf_counter()
-    tiles = list[np.ndarray]()
-    for index in batches(args.first, args.n, args.batch):
-        images = model.stretch.inverse(model.draw(np.repeat(features, len(index), 0), index, args.seed))
-        if not np.isfinite(images).all():
-            raise Refused(f"{model.bundle.folder}: draws pixels that are not finite; take more --steps or less --guidance")
-        for i, picture in zip(index, pictures(images, model.frame) if len(tiles) < shown else (), strict=False):
-            if len(tiles) < shown:
-                tiles.append(picture)
-                Image.fromarray(picture).save(out / f"{i:08d}.png")
-                first_seconds = first_seconds or time.perf_counter() - BEGAN
-        parts.append(images)
-        if index.stop == args.first + args.n or index.stop - begun >= PART:
-            rows = range(begun, index.stop)
-            asked = {"asked_counts": counts[0], "asked_numeric": numeric[0], "seed": np.int64(args.seed)}
-            np.savez(out / f"galaxies-{begun:08d}.npz", images=np.concatenate(parts), index=np.array(rows), **asked)
-            parts, begun = [], index.stop
-    now = time.perf_counter()
-    if tiles:
-        columns = math.isqrt(len(tiles) - 1) + 1
-        tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-        rows_of = [np.concatenate(tiles[k : k + columns], 1) for k in range(0, len(tiles), columns)]
-        Image.fromarray(np.concatenate(rows_of)).save(out / "grid.png")
-    seconds = {"first_galaxy": first_seconds or now - BEGAN, "drawing": now - started, "all": now - BEGAN}
+    shown, seconds, began = Pictures(out, model.frame, args.png), dict[str, float](), time.perf_counter()
+    with Parts(out, "galaxies", args.first, asked_counts=counts[0], asked_numeric=numeric[0], seed=np.int64(args.seed)) as parts:
+        for index in batches(args.first, args.n, args.batch):
+            images = model.stretch.inverse(model.draw(np.repeat(features, len(index), 0), index, args.seed))
+            if not np.isfinite(images).all():
+                raise Refused(f"{model.bundle.folder}: draws pixels that are not finite; take more --steps or less --guidance")
+            shown.add(index, images)
+            parts.add(images=images, index=np.array(index))
+            seconds.setdefault("first_galaxy", time.perf_counter() - BEGAN)
+    seconds |= {"drawing": time.perf_counter() - began, "all": time.perf_counter() - BEGAN}
+    shown.sheet()
     return {"drawn": args.n, "out": str(out), "seconds": {name: round(each, 3) for name, each in seconds.items()}}
 
 
 def classify(args: argparse.Namespace, model: Classifier, out: Path) -> dict[str, Any]:
     """Classifies into `out`: votes.csv, and everything in parts as npz."""
-    rows, parts, begun = 0, list[list[np.ndarray]](), 0
-
-    def flush() -> None:
-        joined = {name: np.concatenate(each) for name, each in zip(model.outputs, zip(*parts, strict=True), strict=True)}
-        np.savez(out / f"votes-{begun:08d}.npz", **joined)
-
-    with (out / "votes.csv").open("x", newline="") as file:
+    rows = 0
+    with (out / "votes.csv").open("x", newline="") as file, Parts(out, "votes", 0) as parts:
         table = csv.writer(file)
         table.writerow(["row", *model.answers])
         for images in images_of(args.images, args.batch):
             found = model.graph(model.prepare(images, rows))
             table.writerows([rows + k, *(f"{value:.6g}" for value in each)] for k, each in enumerate(found[0]))
-            parts.append(found)
+            parts.add(**dict(zip(model.outputs, found, strict=True)))
             rows += len(images)
-            if rows - begun >= PART:
-                flush()
-                parts, begun = [], rows
-    if parts:
-        flush()
     if not rows:
         raise Refused(f"--images {args.images}: holds no galaxies")
     return {"classified": rows, "out": str(out)}
@@ -312,6 +293,8 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     for name, least in (("n", 1), ("first", 0), ("batch", 1), ("steps", 1), ("png", 0), ("threads", 0)):
         if (value := getattr(args, name)) is not None and value < least:
             raise Refused(f"--{name} {value}: at least {least}")
+    if abs(args.seed) >= 1 << 63:
+        raise Refused(f"--seed {args.seed}: seeds lie between -2^63 and 2^63")
     if args.first + args.n > 1 << 62 or (args.guidance is not None and not math.isfinite(args.guidance)):
         raise Refused(f"--first {args.first}, --guidance {args.guidance}: indices end at 2^62, and a finite strength is needed")
     return args
@@ -365,6 +348,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except Refused as refused:
         print(f"run_bundle: {refused}", file=sys.stderr)
         return refused.code
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"run_bundle: {error}", file=sys.stderr)
+        return 4
     print(*([json.dumps(found)] if args.json else lines(found)), sep="\n")
     return 0 if found["verdict"] == "passed" else 2
 

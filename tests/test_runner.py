@@ -27,6 +27,7 @@ from galaxysd.export.bundle import RUNNER, export
 from tests.perturbed import perturbed
 
 pytest.importorskip("onnxscript", reason="needs onnx, onnxscript and onnxruntime (galaxysd[export])")
+pytestmark = pytest.mark.timeout(400)  # tracing a model is slow where other work shares the cores
 SIDE = Path(__file__).parents[1] / "export"
 
 
@@ -176,6 +177,19 @@ def test_the_same_seed_gives_the_same_galaxies(side, smoke: Path, bundle: Path, 
         got, want = model.stretch.forward(torch.from_numpy(mine["images"])), model.stretch.forward(torch.from_numpy(ours.flux))
     assert float((got - want).abs().max()) < 1e-4 * float(want.std())
     assert {path.name for path in (tmp_path / "mine").glob("*.png")} == {"00000014.png", "00000015.png", "00000016.png", "grid.png"}
+
+
+def test_results_come_in_parts_that_follow_one_another(side, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(side.writing, "PART", 3)
+    with side.writing.Parts(tmp_path, "galaxies", 10, seed=np.int64(4)) as parts:
+        for index in side.drawing.batches(10, 8, 2):
+            parts.add(index=np.array(index))
+    found = {}
+    for path in sorted(tmp_path.iterdir()):
+        with np.load(path, allow_pickle=False) as part:
+            found[path.name] = part["index"].tolist()
+            assert part["seed"] == 4
+    assert found == {"galaxies-00000010.npz": [10, 11, 12, 13], "galaxies-00000014.npz": [14, 15, 16, 17]}
 
 
 def test_the_classifier_says_what_the_judge_says(side, classifier: Path, tmp_path: Path, capsys):

@@ -242,6 +242,7 @@ def test_a_provider_that_is_not_there_is_refused_and_never_replaced(runner, bund
         (("--out", "{bundle}/galaxies"), "inside the bundle"),
         (("--out", "{taken}"), "already there, and nothing is overwritten"),
         (("--n", "0"), "--n 0: at least 1"),
+        (("--seed", str(1 << 63)), "seeds lie between"),
         (("--guidance", "nan"), "a finite strength is needed"),
     ],
 )

@@ -35,7 +35,7 @@ from galaxysd.model.classifier import Judge
 from galaxysd.sample.generate import Generator, load
 
 FORMAT = 1
-RUNNER = ("run_bundle.py", "bundle_asking.py", "bundle_drawing.py", "bundle_opening.py", "bundle_reading.py")
+RUNNER = ("run_bundle.py", "bundle_asking.py", "bundle_drawing.py", "bundle_opening.py", "bundle_reading.py", "bundle_writing.py")
 BESIDE = (*RUNNER, "requirements.txt", "requirements-io.txt")
 # The largest difference over a row's spread in float32; in half precision the norm of the difference over the row's own.
 TOLERANCES = {"fp32": {"measure": "largest", "limit": 1e-4}, "fp16": {"measure": "norm", "limit": 2e-3}}

@@ -22,10 +22,13 @@ from tests.perturbed import perturbed
 onnx = pytest.importorskip("onnx", reason="needs onnx, onnxscript and onnxruntime (galaxysd[export])")
 pytest.importorskip("onnxscript", reason="needs onnx, onnxscript and onnxruntime (galaxysd[export])")
 
+pytestmark = pytest.mark.timeout(400)  # tracing a model is slow where other work shares the cores
+ONE_LEVEL = (*tiny.SETTINGS, "model.channels=[16]", "model.attention=[4]", "sample.steps=18")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    return perturbed("smoke-32", tmp_path_factory.mktemp("model") / "tiny.safetensors", *tiny.SETTINGS, "sample.steps=18")
+    return perturbed("smoke-32", tmp_path_factory.mktemp("model") / "tiny.safetensors", *ONE_LEVEL)
 
 
 @pytest.fixture(scope="module")
@@ -225,9 +228,8 @@ def test_without_tensorrt_everything_else_is_written(model: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(("profile", "precision"), [("standard", "fp32"), ("standard", "fp16"), ("portable", "fp16")])
-def test_the_other_forms_agree_too(tmp_path: Path, profile: str, precision: str):
-    one_level = (*tiny.SETTINGS, "model.channels=[16]", "model.attention=[4]")
-    model, out = perturbed("smoke-32", tmp_path / "model.safetensors", *one_level), tmp_path / "out"
+def test_the_other_forms_agree_too(model: Path, tmp_path: Path, profile: str, precision: str):
+    out = tmp_path / "out"
     assert main(["export", str(model), "--onnx", "--profile", profile, "--precision", precision, "--out", str(out)]) == 0
     graph = onnx.load(out / "denoiser.onnx")
     operators = {node.op_type for node in graph.graph.node}
