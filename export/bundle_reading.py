@@ -6,6 +6,7 @@ Parquet and FITS need requirements-io.txt; the rest needs numpy alone.
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def _npz(path: Path, batch: int) -> Iterator[np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as found:
             images = found["images"]
-    except (ValueError, OSError, EOFError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, OSError, KeyError, zipfile.BadZipFile) as error:
         raise Refused(f"{path}: not galaxies of this runner ({error})") from error
     for first in range(0, len(images), batch):
         yield images[first : first + batch]

@@ -22,6 +22,7 @@ import csv  # noqa: E402
 import io  # noqa: E402
 import json  # noqa: E402
 import math  # noqa: E402
+import zipfile  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -34,6 +35,7 @@ from bundle_opening import Bundle, Refused, keeps_weights_elsewhere  # noqa: E40
 from bundle_reading import images_of  # noqa: E402
 from bundle_writing import Parts, Pictures  # noqa: E402
 
+NOT_FINITE = sys.float_info.max  # the error of an output that is not finite: JSON has no word for infinity
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -85,7 +87,7 @@ def error(got: np.ndarray, want: np.ndarray, measure: str) -> float:
     rows = want.reshape(len(want), -1).astype(np.float64)
     difference = got.reshape(rows.shape).astype(np.float64) - rows
     if not np.isfinite(difference).all():
-        return math.inf
+        return NOT_FINITE
     if measure == "largest":
         return float((np.abs(difference).max(1) / np.maximum(rows.std(1), 0.1)).max())
     return float(np.sqrt((difference**2).mean(1) / np.maximum((rows**2).mean(1), 0.01)).max())
@@ -100,8 +102,8 @@ class Check:
         try:
             with np.load(io.BytesIO(bundle.bytes("goldens.npz")), allow_pickle=False) as found:
                 self.goldens = {name: found[name] for name in found.files}
-        except ValueError as error:
-            raise Refused(f"{bundle.folder}/goldens.npz: not plain arrays ({error})") from error
+        except (ValueError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
+            raise Refused(f"{bundle.folder}/goldens.npz: not an .npz of plain arrays ({error})") from error
 
     def rows(self, *names: str) -> list[np.ndarray]:
         if lacking := sorted(set(names) - self.goldens.keys()):

@@ -205,10 +205,17 @@ def test_a_file_changed_between_the_check_and_the_reading_is_refused(runner, bun
         opened.bytes("classifier.onnx")
 
 
-def test_goldens_that_could_hold_code_are_not_loaded(runner, bundle: Path):
-    np.savez(bundle / "goldens.npz", x=np.array([{}], dtype=object))
+@pytest.mark.parametrize("kind", ["objects", "no archive", "half an archive", "one array"])
+def test_goldens_that_could_hold_code_are_not_loaded(runner, bundle: Path, kind: str):
+    with (bundle / "goldens.npz").open("wb") as file:
+        if kind == "objects":
+            np.savez(file, x=np.array([{}], dtype=object))
+        elif kind == "one array":
+            np.save(file, np.zeros(3))
+        else:
+            file.write({"no archive": b"\x80\x04.", "half an archive": b"PK\x03\x04half"}[kind])
     other("bundle.json", tolerance={"measure": "largest", "limit": 1e-4})(bundle)
-    with pytest.raises(runner.Refused, match="not plain arrays"):
+    with pytest.raises(runner.Refused, match=r"not an .npz of plain arrays"):
         runner.Check(runner.Bundle(bundle))
 
 

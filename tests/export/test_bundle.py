@@ -121,7 +121,11 @@ def stale_weight(graph: Any) -> None:
     changed(graph, "head.bias", lambda value: value + np.float32(0.001))
 
 
-FAULTS = [swapped_channels, missing_scale, wrong_epsilon, mask_ignored, stale_weight]
+def not_a_number(graph: Any) -> None:
+    changed(graph, "head.bias", lambda value: value * np.float32("nan"))
+
+
+FAULTS = [not_a_number, swapped_channels, missing_scale, wrong_epsilon, mask_ignored, stale_weight]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
@@ -225,6 +229,13 @@ def test_without_tensorrt_everything_else_is_written(model: Path, tmp_path: Path
     assert "pip install 'galaxysd[trt]'" in said.err
     assert "passed" in said.out
     assert json.loads((tmp_path / "out/parity.json").read_text())["verdict"] == "passed"
+
+
+def test_with_tensorrt_it_says_that_this_version_builds_no_engine(monkeypatch):
+    from galaxysd.export import command
+
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: object())
+    assert "this version of galaxysd builds none" in command.no_engine()
 
 
 @pytest.mark.parametrize(("profile", "precision"), [("standard", "fp32"), ("standard", "fp16"), ("portable", "fp16")])
