@@ -123,18 +123,22 @@ class Check:
             for name, mine, theirs in zip(outputs, [got] if len(outputs) == 1 else got, wanted, strict=True):
                 self.case(unit, name, mine, theirs[-size:])
 
-    def images(self, unit: str, draw: Any, view: View, n: int | None = None) -> None:
-        """The last n whole images from votes and a seed: the view of a condition, the noise, the solver, the network, the stretch."""
-        names = ("asked_counts", "asked_numeric", "asked_features", "drawn", "pixels", "index")
-        counts, numeric, features, want, pixels, index = (each[-n:] if n else each for each in self.rows(*names))
-        (seed,) = self.rows("seed")
+    def view(self, view: View) -> np.ndarray:
+        """What each request is to the network; gives the features."""
+        counts, numeric, features = self.rows("asked_counts", "asked_numeric", "features")
         mine = view.encode(counts, numeric)
-        self.case(unit, "features", mine, features, "largest")
-        got = draw(mine, index.tolist(), int(seed))
-        self.case(unit, "images", got, want)
+        self.case("denoiser", "features", mine, features, "largest")
+        return mine
+
+    def images(self, unit: str, draw: Any, features: np.ndarray, n: int | None = None) -> None:
+        """The last n whole images: requests and a seed through noise, solver, network and stretch."""
+        drawn, pixels, index, seed = self.rows("drawn", "pixels", "index", "seed")
+        rows = slice(0 if n is None else len(drawn) - n, len(drawn))
+        got = draw(features[rows], index[rows].tolist(), int(seed))
+        self.case(unit, "images", got, drawn[rows])
         stretch = Stretch(self.bundle.about["stretch"])
         # In model space again, where a bright pixel weighs no more than a faint one.
-        self.case(unit, "pixels", stretch.forward(stretch.inverse(got)), stretch.forward(pixels))
+        self.case(unit, "pixels", stretch.forward(stretch.inverse(got)), stretch.forward(pixels[rows]))
 
     def verdict(self) -> str:
         return "passed" if self.cases and all(case["passed"] for case in self.cases) else "failed"
@@ -166,12 +170,13 @@ class Model:
         """Against the goldens; `full` also the graph that is a whole step, by itself and over whole images."""
         found = Check(self.bundle)
         found.calls("denoiser", self.graph, ("x", "sigma", "features"), ("x0",))
-        found.images("denoiser", self.draw, self.view)
+        features = found.view(self.view)
+        found.images("denoiser", self.draw, features)
         if full:
             step = Graph(self.bundle, "step", self.provider, self.threads)
             found.calls("step", step, ("x", "sigma", "after", "features", "strength", "strength_after"), ("ahead",))
             steps = self.sampling["steps"]
-            found.images("step", lambda f, i, s: by_steps(step, self.noise(i, s), f, self.sampling, steps), self.view, n=1)
+            found.images("step", lambda f, i, s: by_steps(step, self.noise(i, s), f, self.sampling, steps), features, n=1)
         return found
 
 

@@ -35,7 +35,8 @@ def of_denoiser(generator: Generator) -> dict[str, Tensor]:
     sigma = (config.sigma_min * (config.sigma_max / config.sigma_min) ** ramp).float()
     shape = (len(frame.bands), frame.size, frame.size)
     x = seeds.normal(0, "export-x", range(rows), shape) * (sigma**2 + config.sigma_data**2).sqrt()[:, None, None, None]
-    features = conditions.encode(requests(generator.schema, rows), generator.schema)
+    asked = requests(generator.schema, rows)
+    features = conditions.encode(asked, generator.schema)
     strength, strength_after = torch.linspace(1, 3, rows), torch.linspace(2, 1, rows)
     after = sigma * torch.linspace(0, 0.8, rows)  # the first goes to zero, in one evaluation
     with torch.inference_mode():
@@ -44,8 +45,9 @@ def of_denoiser(generator: Generator) -> dict[str, Tensor]:
         network = (x0 - x * (config.sigma_data**2 / (sigma**2 + config.sigma_data**2))[:, None, None, None]) / told
         spoken({"x0": x0, "the network's part of x0": network}, generator.path)
         ahead = torch.cat([_step(generator, *each) for each in _rows(x, sigma, after, features, strength, strength_after)])
-    found = {"x": x, "sigma": sigma, "features": features, "x0": x0, "after": after, "strength": strength}
-    return found | {"strength_after": strength_after, "ahead": ahead} | _images(generator)
+    calls = {"asked_counts": asked.counts, "asked_numeric": asked.numeric, "features": features, "x": x, "sigma": sigma, "x0": x0}
+    steps = {"after": after, "strength": strength, "strength_after": strength_after, "ahead": ahead}
+    return calls | steps | _images(generator, features[:WHOLE])
 
 
 def _rows(*columns: Tensor) -> list[list[Tensor]]:
@@ -60,18 +62,15 @@ def _step(generator: Generator, x: Tensor, sigma: Tensor, after: Tensor, feature
 
 
 @torch.inference_mode()
-def _images(generator: Generator) -> dict[str, Tensor]:
-    """Whole images, from votes and a seed to pixels, by heun in the model's own number of steps."""
-    frame, sample, index = generator.frame, generator.config.sample, torch.arange(WHOLE)
-    asked = requests(generator.schema, WHOLE)
-    features = conditions.encode(asked, generator.schema)
+def _images(generator: Generator, features: Tensor) -> dict[str, Tensor]:
+    """Whole images under the first features, from a seed to pixels, by heun in the model's own number of steps."""
+    frame, sample, index = generator.frame, generator.config.sample, torch.arange(len(features))
     sigmas = levels(generator.config.diffusion, sample.steps)
     noise = seeds.normal(SEED, "sample", index, (len(frame.bands), frame.size, frame.size))
     denoise = Guided(generator.denoiser, features, sample.guidance, sample.interval)
     drawn = solve("heun", denoise, noise * sigmas[0], sigmas, denoise.acts)
     spoken({"the images": drawn}, generator.path)
-    found = {"asked_counts": asked.counts, "asked_numeric": asked.numeric, "asked_features": features, "drawn": drawn}
-    return found | {"pixels": generator.stretch.inverse(drawn), "index": index, "seed": torch.tensor(SEED)}
+    return {"drawn": drawn, "pixels": generator.stretch.inverse(drawn), "index": index, "seed": torch.tensor(SEED)}
 
 
 @torch.inference_mode()
