@@ -194,20 +194,23 @@ def test_results_come_in_parts_that_follow_one_another(side, tmp_path: Path, mon
 
 def test_the_classifier_says_what_the_judge_says(side, classifier: Path, tmp_path: Path, capsys):
     """Of a set in Parquet, of an .npy of larger stamps, and of FITS."""
-    from galaxysd.data import readers
+    from galaxysd.data import readers, writers
     from galaxysd.model.classifier import load_judge
 
     assert main(["simulate", "--n", "6", "--size", "64", "--preset", "tutorial", "--out", str(tmp_path / "set")]) == 0
-    galaxies, judge = readers.open_set(tmp_path / "set").read(), load_judge()
-    want = judge.fractions(galaxies, readers.open_set(tmp_path / "set").frame).numpy()
+    found, judge = readers.open_set(tmp_path / "set"), load_judge()
+    galaxies, frame = found.read(), found.frame
+    want = judge.fractions(galaxies, frame).numpy()
     np.save(tmp_path / "stamps.npy", galaxies.images.numpy())
-    for images in ("set", "stamps.npy"):
+    for row in range(len(galaxies)):
+        writers.fits(tmp_path / f"fits/{row}.fits", galaxies, row, frame, {})
+    for images in ("set", "stamps.npy", "fits"):
         out = tmp_path / f"votes-of-{images}"
         code, said = run(side, capsys, classifier, "--images", tmp_path / images, "--out", out)
         assert code == 0, said
-        with np.load(out / "votes-00000000.npz", allow_pickle=False) as found:
-            assert np.abs(found["fractions"] - want).max() < 1e-4
-            assert found["embedding"].shape == (6, 96)
+        with np.load(out / "votes-00000000.npz", allow_pickle=False) as votes:
+            assert np.abs(votes["fractions"] - want).max() < 1e-4
+            assert votes["embedding"].shape == (6, 96)
         assert (out / "votes.csv").read_text().count("\n") == 7
 
 
