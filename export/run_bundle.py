@@ -27,8 +27,13 @@ from collections.abc import Iterator, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-import numpy as np  # noqa: E402
-import onnxruntime  # noqa: E402
+try:
+    import numpy as np
+    import onnxruntime
+except ModuleNotFoundError as missing:
+    print(f"run_bundle: {missing.name} is not installed; pip install -r requirements.txt", file=sys.stderr)
+    sys.exit(4)
+
 from bundle_asking import Tree, asked_numbers  # noqa: E402
 from bundle_drawing import Stretch, View, batches, by_steps, heun, normal  # noqa: E402
 from bundle_opening import Bundle, Refused, keeps_weights_elsewhere  # noqa: E402
@@ -355,6 +360,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except Refused as refused:
         print(f"run_bundle: {refused}", file=sys.stderr)
         return refused.code
+    except ModuleNotFoundError as missing:  # Pillow, which only drawing needs
+        print(f"run_bundle: {missing.name} is not installed; pip install -r requirements.txt", file=sys.stderr)
+        return 4
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"run_bundle: {error}", file=sys.stderr)
         return 4

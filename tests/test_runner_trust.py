@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -241,6 +242,12 @@ def test_a_provider_that_is_not_there_is_refused_and_never_replaced(runner, bund
     )
     with pytest.raises(runner.Refused, match="runs on CPUExecutionProvider, CUDAExecutionProvider was asked for"):
         runner.Graph(opened, "classifier", "cuda", 1)
+
+
+def test_a_machine_without_its_packages_is_told_what_to_install(bundle: Path):
+    done = subprocess.run([sys.executable, "-S", "-E", SIDE / "run_bundle.py", bundle], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4
+    assert done.stderr == "run_bundle: numpy is not installed; pip install -r requirements.txt\n"
 
 
 @pytest.mark.parametrize(
