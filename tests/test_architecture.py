@@ -37,6 +37,7 @@ FACES = {"__init__", "__main__"}
 
 # Tests of the project as a whole, and of what stands beside the package: they mirror no module of it.
 ABOUT_THE_PROJECT = {"test_architecture", "test_benchmarks", "test_mutations", "test_packaging", "test_pretrained", "test_tiers"}
+ABOUT_THE_PROJECT |= {"test_runner", "test_runner_trust"}  # of export/, the other side
 ABOUT_THE_PROJECT |= {
     f"test_benchmarks_{part}"
     for part in (

@@ -25,7 +25,7 @@ def tree(tmp_path_factory):
     for name in ("galaxysd", "tests", "export", "benchmarks"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     (tree / "README.md").write_text("# galaxysd\n")
     return tree
@@ -70,6 +70,20 @@ def test_the_wheel_holds_the_package_and_nothing_else(tree, wheel):
     ours = {path.relative_to(tree).as_posix() for path in (tree / "galaxysd").rglob("*") if path.is_file()}
     assert not ours - set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_wheel_holds_the_runner_from_its_one_source(tree, wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    inside = tmp_path / "galaxysd/export/runner"
+    ours = {path.name: path.read_bytes() for path in (tree / "export").iterdir() if path.is_file()}
+    ours["LICENSE"] = (tree / "LICENSE").read_bytes()
+    assert {path.name: path.read_bytes() for path in inside.iterdir()} == ours
+    code = "from galaxysd.export import bundle; print(bundle.runner()); print(bundle.licence(bundle.runner()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout.split() == [str(inside), str(inside / "LICENSE")], done.stderr
 
 
 def test_the_commands_of_the_wheel_run_elsewhere(wheel, tmp_path):

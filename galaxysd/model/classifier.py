@@ -64,9 +64,13 @@ class Classifier(nn.Module):
         h = self.norm(self.blocks(self.stem(F.pixel_unshuffle(x, self.unshuffle))))
         return F.silu(self.hidden(torch.cat((h.mean((2, 3)), h.amax((2, 3))), 1)))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits, firmness = self.out(self.embed(x)).float().split([len(self.labels.answers), len(self.labels.questions)], 1)
+    def read(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """What an embedding says: logits and log firmness."""
+        logits, firmness = self.out(embedding).float().split([len(self.labels.answers), len(self.labels.questions)], 1)
         return logits, firmness
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.read(self.embed(x))
 
 
 def concentrations(out: tuple[Tensor, Tensor], labels: Schema) -> Tensor:

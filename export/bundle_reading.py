@@ -1,0 +1,102 @@
+"""Images to classify, a batch at a time and never all at once: .npy, what this runner drew, Parquet, FITS.
+
+Parquet and FITS need requirements-io.txt; the rest needs numpy alone.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bundle_opening import Refused
+
+
+def images_of(path: Path, batch: int) -> Iterator[np.ndarray]:
+    """Batches [B, C, H, W] of a file or folder."""
+    if not path.exists():
+        raise Refused(f"{path}: no such file or folder")
+    if path.is_dir():
+        found = sorted(path.rglob("*.parquet")) or sorted(path.glob("galaxies-*.npz")) or sorted(path.glob("*.fits"))
+        if not found:
+            raise Refused(f"{path}: holds no .parquet, galaxies-*.npz or .fits files")
+    else:
+        found = [path]
+    for each in found:
+        reader = READERS.get(each.suffix)
+        if reader is None:
+            raise Refused(f"{each}: {each.suffix or 'no ending'}; one of {', '.join(READERS)} is read")
+        yield from reader(each, batch)
+
+
+def _npy(path: Path, batch: int) -> Iterator[np.ndarray]:
+    with path.open("rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+            shape, by_columns, dtype = header(file)
+        except (ValueError, KeyError) as error:
+            raise Refused(f"{path}: not an .npy array ({str(error).splitlines()[0]})") from error
+        if dtype.hasobject or by_columns or not shape:
+            raise Refused(f"{path}: {dtype} of shape {list(shape)}; a plain array of numbers, rows first, is read")
+        # Read and not mapped: a mapped file counts as memory of ours, page by page.
+        for first in range(0, shape[0], batch):
+            rows = min(batch, shape[0] - first)
+            images = np.fromfile(file, dtype, rows * math.prod(shape[1:]))
+            if images.size != rows * math.prod(shape[1:]):
+                raise Refused(f"{path}: ends in galaxy {first + images.size // max(1, math.prod(shape[1:]))} of {shape[0]}; truncated")
+            yield images.reshape(rows, *shape[1:])
+
+
+def _npz(path: Path, batch: int) -> Iterator[np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            images = found["images"]
+    except (ValueError, TypeError, AttributeError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise Refused(f"{path}: not galaxies of this runner ({error})") from error
+    for first in range(0, len(images), batch):
+        yield images[first : first + batch]
+
+
+def _parquet(path: Path, batch: int) -> Iterator[np.ndarray]:
+    """A shard of a galaxysd set: raw little-endian bytes in `image`, shape and type beside them."""
+    pyarrow = _needed("pyarrow.parquet", path)
+    with pyarrow.ParquetFile(path) as file:
+        columns = ["image", "image_shape", "image_dtype"]
+        if lacking := sorted(set(columns) - set(file.schema_arrow.names)):
+            raise Refused(f"{path}: no column {lacking[0]}; a set of galaxysd has image, image_shape and image_dtype")
+        for rows in file.iter_batches(batch, columns=columns):
+            found = []
+            for row in rows.to_pylist():
+                if row["image_dtype"] not in ("<f4", "|u1"):
+                    raise Refused(f"{path}: images of {row['image_dtype']!r}; <f4 or |u1 expected")
+                pixels = np.frombuffer(row["image"], row["image_dtype"])
+                if pixels.size != np.prod(row["image_shape"], dtype=np.int64):
+                    raise Refused(f"{path}: an image of {pixels.size} values, its shape is {row['image_shape']}")
+                found.append(pixels.reshape(row["image_shape"]))
+            yield np.stack(found)
+
+
+def _fits(path: Path, batch: int) -> Iterator[np.ndarray]:
+    """One galaxy: an image extension for each band, in their order."""
+    fits = _needed("astropy.io.fits", path)
+    with fits.open(path, memmap=False) as units:
+        bands = [unit.data for unit in units if unit.data is not None and getattr(unit.data, "ndim", 0) == 2]
+    if not bands or len({band.shape for band in bands}) > 1:
+        raise Refused(f"{path}: no images of one shape in its extensions")
+    yield np.stack(bands).astype(np.float32)[None]
+
+
+READERS = {".npy": _npy, ".npz": _npz, ".parquet": _parquet, ".fits": _fits}
+
+
+def _needed(module: str, path: Path) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise Refused(f"{path}: needs {module.partition('.')[0]}; pip install -r requirements-io.txt", code=4) from error
