@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.schema import GZ2
 from galaxysd.data.shards import SetWriter
 from galaxysd.errors import BadInput, GalaxySDError, Unavailable
-from galaxysd.evaluate import command, morphology
+from galaxysd.evaluate import command, morphology, structure
 from galaxysd.evaluate.command import add_arguments, evaluate, run
 from galaxysd.evaluate.features import InMemory
 
@@ -111,7 +112,9 @@ def test_display_colour_has_no_flux_figures_and_says_so(survey: Draw, frame: Fra
     found = evaluate(InMemory(asked(picture(survey(60, 1, "new"))), rgb), InMemory(picture(survey(100, 2)), rgb)).findings
     assert found["flux_ratio"] is None
     assert found["not_measured"]["flux at the requested magnitude"] == "display colour is relative only"
-    assert set(found["distributions"]) == {"display_level", "r50", "r90", "concentration", "ellipticity"}
+    shapes = {"r50", "r90", "concentration", "ellipticity", "asymmetry", "gini", "m20"}
+    power = {f"power_{low:g}-{high:g}" for low, high in itertools.pairwise(structure.FREQUENCIES)}
+    assert set(found["distributions"]) == {"display_level"} | shapes | power
     assert any("relative only" in line for line in found["verdict"])
 
 
