@@ -39,6 +39,7 @@ REPORTED = {
     "4 arms": "spiral-arm-count_4",
     "more than 4 arms": "spiral-arm-count_more-than-4",
 }
+OFTEN = 0.05  # share of held-out rows from which an answer's absence says something
 LEAST_VOTERS = 5  # fewer make a fraction too rough to correlate with
 MAGNITUDE = NUMERIC.index("magnitude")
 
@@ -123,6 +124,28 @@ def fractions(generated: Described, held_out: Described) -> dict[str, Any] | Non
         mine = _agree(generated.cond_counts, generated.fractions, a, schema)
         if mine["rows"] >= LEAST:
             table[answer] = {"generated": mine, "held_out": _agree(held_out.counts, held_out.fractions, a, schema)}
+    return table
+
+
+def requested(generated: Described) -> list[str | None]:
+    """The class of CLASSES that each generated row was asked for, the first where there are several; None where there is none."""
+    if generated.cond_counts is None:
+        return []
+    picked = {name: place for name, place in columns(generated.schema).items() if name in CLASSES}
+    asked = generated.schema.winners(generated.cond_counts)[:, list(picked.values())]
+    return [next((name for name, each in zip(picked, row, strict=True) if each), None) for row in asked.tolist()]
+
+
+def shares(generated: Described, held_out: Described) -> dict[str, Any] | None:
+    """The share of rows of which the judge gives each answer, generated beside held-out, for the answers that the latter often have."""
+    if generated.fractions is None or held_out.fractions is None:
+        return None
+    mine, theirs = generated.schema.winners(generated.fractions), held_out.schema.winners(held_out.fractions)
+    table = {}
+    for a, answer in enumerate(generated.schema.answers):
+        real = Rate(int(theirs[:, a].sum()), len(theirs))
+        if real.hits >= OFTEN * real.rows:
+            table[answer] = {"generated": Rate(int(mine[:, a].sum()), len(mine)).to_json(), "held_out": real.to_json()}
     return table
 
 

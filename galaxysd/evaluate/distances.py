@@ -1,7 +1,8 @@
 """How far two samples are from each other, and how far two halves of the real one are: every number has its floor beside it.
 
-Distances: Wasserstein-1 of one property, Frechet of an embedding, density and coverage (Naeem et al. 2020). Values and floors are
-taken at the same number of rows, over the same seeded splits, so that the bias of a small sample is in both.
+Distances: Wasserstein-1 of one property; Frechet and kernel distance of an embedding; density and coverage (Naeem et al. 2020), precision
+and recall (Kynkaanniemi et al. 2019). Values and floors are taken at the same number of rows, over the same seeded splits, so that the
+bias of a small sample is in both; beside them stands what a generator would get that knows five real galaxies and no more.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from galaxysd import seeds
 SPLITS = 20
 LEAST = 10  # rows a side below which nothing is said
 NEIGHBOURS = 5
+MODES = 5  # galaxies of the deliberately collapsed generator
 KNN_ROWS = 1000  # rows a side of the neighbour counts, whose work grows with the square
 CHUNK = 512
 
@@ -35,6 +37,7 @@ class Beside:
     floor: float
     floor_low: float
     floor_high: float
+    collapsed: float  # of a generator that repeats MODES real rows
     rows: int  # on each side of every comparison
     splits: int
     worse: Literal["high", "low"] = "high"
@@ -55,6 +58,7 @@ class Beside:
             "range": [self.low, self.high],
             "floor": self.floor,
             "floor_range": [self.floor_low, self.floor_high],
+            "collapsed": self.collapsed,
             "ratio": self.ratio,
             "beyond_floor": self.beyond,
             "rows": self.rows,
@@ -88,16 +92,21 @@ def beside(
     """Gives `statistic(real half, generated)` beside `statistic(real half, other half)`, one Beside a component; None when too few rows."""
     if min(len(generated), len(real) // 2) < LEAST:
         return None
-    values, floors, rows = [], [], 0
+    values, floors, few, rows = [], [], [], 0
     for split in range(splits):
         mine, one, other = halves(len(generated), len(real), seed, split, most)
         rows = len(mine)
         values.append(statistic(real[one], generated[mine]).reshape(-1))
         floors.append(statistic(real[one], real[other]).reshape(-1))
+        few.append(statistic(real[one], real[other][torch.arange(rows) % MODES]).reshape(-1))
     ends = torch.tensor([0.5, 0.025, 0.975], dtype=torch.float64)
     value, low, high = torch.stack(values).double().quantile(ends, dim=0).tolist()  # each one number a component
     floor, floor_low, floor_high = torch.stack(floors).double().quantile(ends, dim=0).tolist()
-    return [Beside(value[c], low[c], high[c], floor[c], floor_low[c], floor_high[c], rows, splits, side) for c, side in enumerate(worse)]
+    fewest = torch.stack(few).double().quantile(0.5, dim=0).tolist()
+    return [
+        Beside(value[c], low[c], high[c], floor[c], floor_low[c], floor_high[c], fewest[c], rows, splits, side)
+        for c, side in enumerate(worse)
+    ]
 
 
 def wasserstein(a: Tensor, b: Tensor) -> Tensor:
@@ -118,6 +127,38 @@ def frechet(a: Tensor, b: Tensor) -> Tensor:
     # tr sqrt(A B) = tr sqrt(A^1/2 B A^1/2): symmetric, so real eigenvalues; the smallest may be a rounding below zero.
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp_min(0).sqrt().sum()
     return ((a.mean(0) - b.mean(0)) ** 2).sum() + cov_a.trace() + cov_b.trace() - 2 * cross
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy of `a` [N, E] and `b` [M, E] under the kernel (x.y / E + 1)^3, unbiased (Binkowski et al. 2018)."""
+    a, b = a.double(), b.double()
+
+    def kernel(one: Tensor, other: Tensor) -> Tensor:
+        return (one @ other.T / a.shape[1] + 1) ** 3
+
+    def within(of: Tensor) -> Tensor:
+        table = kernel(of, of)
+        return (table.sum() - table.trace()) / (len(of) * (len(of) - 1))
+
+    return within(a) + within(b) - 2 * kernel(a, b).mean()
+
+
+def precision_recall(real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> Tensor:
+    """Precision and recall [2]: the share of `generated` [M, E] in a ball about a real row, and of `real` [N, E] in one about a generated.
+
+    Balls reach to the k-th neighbour among their own kind.
+    """
+    return torch.stack((_within(generated, real, k), _within(real, generated, k)))
+
+
+def _within(rows: Tensor, balls: Tensor, k: int) -> Tensor:
+    """The share of `rows` that lie in a ball of `balls`."""
+    rows, balls = rows.float(), balls.float()
+    held = torch.zeros(len(rows), dtype=torch.bool)
+    for part in balls.split(CHUNK):
+        radius = torch.cdist(part, balls, compute_mode="donot_use_mm_for_euclid_dist").kthvalue(min(k + 1, len(balls)), dim=1).values
+        held |= (torch.cdist(part, rows, compute_mode="donot_use_mm_for_euclid_dist") <= radius[:, None]).any(0)
+    return held.double().mean()
 
 
 def density_coverage(real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> Tensor:

@@ -35,6 +35,11 @@ def verdict(findings: dict[str, Any]) -> list[str]:
         lines.append(
             "Display colour is relative only: no flux and no colour in magnitudes is measured; sizes are of the stretched picture."
         )
+    lines.insert(0, _word(findings["alarms"], findings["not_measured"]))
+    lines += [
+        f"ALARM, {alarm['fault']}: {alarm['says']} ({alarm['metric']} {alarm['value']:.3g}, limit {alarm['limit']:.3g})."
+        for alarm in findings["alarms"]
+    ]
     if findings["classes"]:
         lines.append(_classes(findings["classes"]))
     if findings["flux_ratio"]:
@@ -47,10 +52,32 @@ def verdict(findings: dict[str, Any]) -> list[str]:
             f"Coverage in {name}: {cover['value']:.2f}, two real halves {cover['floor']:.2f} "
             f"[{cover['floor_range'][0]:.2f}, {cover['floor_range'][1]:.2f}]: {word} the floor (N {cover['rows']} a side)."
         )
+    if findings["detector"]:
+        lines.append(_told(findings["detector"]))
     if findings["memorisation"]:
         lines.append(_copies(findings["memorisation"]))
+    lines.append(f"{findings['pretrained_encoder'].capitalize()}.")
     lines += [f"Not measured: {what}: {why}." for what, why in findings["not_measured"].items()]
     return lines
+
+
+def _word(alarms: list[dict[str, Any]], missing: dict[str, str]) -> str:
+    """The verdict in one line."""
+    unknown = f" {len(missing)} things were not measured: see below." if missing else ""
+    if not alarms:
+        return f"PASSES: no alarm.{unknown}"
+    return f"FAILS: {', '.join(dict.fromkeys(alarm['fault'] for alarm in alarms))}.{unknown}"
+
+
+def _told(found: dict[str, Any]) -> str:
+    mine, halves = found["accuracy"], found["two_real_halves"]
+    planted = ", ".join(f"{name} {rate['rate']:.2f}" for name, rate in found["planted"].items())
+    if not found["proven"]:
+        return f"Whether it can be told is not known: the detector misses planted faults ({planted})."
+    return (
+        f"A detector tells generated from held-out galaxies in {_rate(mine)} (two real halves {halves['rate']:.2f}, 0.50 is chance); "
+        f"it tells planted faults in {planted}."
+    )
 
 
 def _classes(found: dict[str, Any]) -> str:

@@ -65,7 +65,11 @@ class Classifier(nn.Module):
         return F.silu(self.hidden(torch.cat((h.mean((2, 3)), h.amax((2, 3))), 1)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits, firmness = self.out(self.embed(x)).float().split([len(self.labels.answers), len(self.labels.questions)], 1)
+        return self.head(self.embed(x))
+
+    def head(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """From the embedding to what `forward` gives."""
+        logits, firmness = self.out(embedded).float().split([len(self.labels.answers), len(self.labels.questions)], 1)
         return logits, firmness
 
 
@@ -121,6 +125,12 @@ class Judge:
     def fractions(self, galaxies: Galaxies, frame: Frame) -> Tensor:
         """Expected conditional fractions of every answer, [B, A]."""
         return self.labels.fractions(self.concentrations(galaxies, frame))
+
+    @torch.inference_mode()
+    def look(self, galaxies: Galaxies, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Expected conditional fractions [B, A] and the embedding [B, E], for the price of one."""
+        embedded = self.embed(galaxies, frame)
+        return self.labels.fractions(concentrations(self.net.head(embedded), self.labels)), embedded
 
     @torch.inference_mode()
     def embed(self, galaxies: Galaxies, frame: Frame) -> Tensor:

@@ -27,6 +27,9 @@ Draw = Callable[..., Galaxies]
 class Ruler:
     """A judge that measures axis ratios: all it can tell is round from cigar."""
 
+    def look(self, galaxies: Galaxies, frame: Frame) -> tuple[Tensor, Tensor]:
+        return self.fractions(galaxies, frame), self.embed(galaxies, frame)
+
     def fractions(self, galaxies: Galaxies, frame: Frame) -> Tensor:
         flat = morphology.measure(galaxies.images, frame)["ellipticity"]
         said = torch.zeros(len(galaxies), len(GZ2.answers))
@@ -57,13 +60,16 @@ def test_an_equal_sample_passes_and_says_its_numbers(survey: Draw, frame: Frame)
     assert found["classes"]["chance"] == pytest.approx(0.5, abs=0.02)
     beyond = [name for name, each in found["distributions"].items() if each["wasserstein"]["beyond_floor"]]
     assert len(beyond) <= 2, beyond
-    assert set(found["spaces"]) == {"measured properties", "coarse pixels", "the judge's embedding"}
+    assert set(found["spaces"]) == {"measured properties", "coarse pixels", "scattering coefficients", "the judge's embedding"}
+    assert found["passes"], found["alarms"]
+    assert 0.35 < found["detector"]["accuracy"]["rate"] < 0.65
+    assert found["detector"]["proven"]
     assert not any(space["coverage"]["beyond_floor"] for space in found["spaces"].values())
     assert not found["memorisation"]["exceeds_holdout"]
     assert found["memorisation"]["suspected_copies"] == 0
     for row in found["flux_ratio"]["bins"]:
         assert row["bands"]["r"]["ratio"] == pytest.approx(1.0, abs=0.01)
-    assert found["not_measured"] == {}
+    assert set(found["not_measured"]) == {"photutils' and statmorph's measurements"}
     json.dumps(found, allow_nan=False)
 
 
@@ -101,7 +107,11 @@ def test_a_request_by_votes_is_compared_with_its_own_mix(survey: Draw, frame: Fr
     assert "150 of 300 held-out rows" in found["compared_with"]
     assert not found["distributions"]["ellipticity"]["wasserstein"]["beyond_floor"]
     assert "One class was asked for" in " ".join(found["verdict"])
-    assert set(found["not_measured"]) == {"flux at the requested magnitude", "nearest training galaxies"}
+    assert set(found["not_measured"]) == {
+        "flux at the requested magnitude",
+        "nearest training galaxies",
+        "photutils' and statmorph's measurements",
+    }
 
 
 def test_display_colour_has_no_flux_figures_and_says_so(survey: Draw, frame: Frame) -> None:
@@ -163,7 +173,7 @@ def test_the_command_reads_sets_and_writes_a_report(
         "nearest.png",
     }
     found = json.loads((out / "report.json").read_text())
-    assert found["verdict"][0].startswith("60 generated galaxies")
+    assert found["verdict"][1].startswith("60 generated galaxies")
     with pytest.raises(GalaxySDError, match="not empty"):
         run(arguments(folders / "new", "--against", folders / "real", "--out", out))
 
@@ -201,7 +211,7 @@ def test_a_set_is_not_its_own_holdout(folders: Path, tmp_path: Path) -> None:
 class Refuses(Ruler):
     """A judge made for other images."""
 
-    def fractions(self, galaxies: Galaxies, frame: Frame) -> Tensor:
+    def look(self, galaxies: Galaxies, frame: Frame) -> tuple[Tensor, Tensor]:
         raise BadInput("judge: looks at u/z images")
 
 

@@ -1,0 +1,151 @@
+"""Alarms: what is wrong with a generated set, each by the one measurement meant for it, with its limit, in words.
+
+A distance beyond its floor is news; an alarm is a fault with a name. Limits are set so that two halves of one real set raise none:
+`make proof-judge` plants every fault and counts both kinds of error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from galaxysd.evaluate import structure
+
+FLUX = 0.03  # of the flux asked for
+FLOORS = 4.0  # times the distance of two real halves
+PRECISION = 0.6  # of two real halves'
+RECALL = 0.5
+AGREEMENT = 0.8  # of the judge's own rate
+SHARE = 0.5  # of a class's share in held-out rows
+FINEST = f"power_{structure.FREQUENCIES[-2]:g}-{structure.FREQUENCIES[-1]:g}"
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A fault by name, the measurement that shows it, its value and the limit it is beyond."""
+
+    fault: str
+    metric: str
+    value: float
+    limit: float
+    says: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def alarms(findings: dict[str, Any]) -> list[Alarm]:
+    """Every alarm that the findings raise."""
+    return [alarm for check in CHECKS for alarm in check(findings)]
+
+
+def _not_galaxies(found: dict[str, Any]) -> Iterator[Alarm]:
+    space = found["spaces"].get("scattering coefficients")
+    if space and space["precision"]["value"] < (limit := PRECISION * space["precision"]["floor"]):
+        value = space["precision"]["value"]
+        says = f"only {value:.2f} of the rows look like any held-out galaxy (two real halves: {space['precision']['floor']:.2f})"
+        yield Alarm("not galaxies", "precision in scattering coefficients", value, limit, says)
+
+
+def _collapsed(found: dict[str, Any]) -> Iterator[Alarm]:
+    for name, space in found["spaces"].items():
+        recall, coverage = space["recall"], space["coverage"]
+        if recall["value"] < (limit := RECALL * recall["floor"]) and coverage["value"] < RECALL * coverage["floor"]:
+            says = (
+                f"in {name} only {recall['value']:.2f} of held-out galaxies have generated ones about them "
+                f"(two real halves: {recall['floor']:.2f})"
+            )
+            yield Alarm("collapsed", f"recall in {name}", recall["value"], limit, says)
+            return
+
+
+def _copies(found: dict[str, Any]) -> Iterator[Alarm]:
+    copies = found["memorisation"]
+    if copies and (copies["exceeds_holdout"] or copies["suspected_copies"]):
+        share = copies["closer_than_holdout_1st_percentile"]
+        says = (
+            f"{copies['suspected_copies']} suspected copies of training galaxies; {share['rate']:.2f} of the rows are nearer to training "
+            "than 99 % of held-out ones"
+        )
+        yield Alarm(
+            "copies", "nearest training galaxy", share["rate"], copies["holdout_closer_than_its_1st_percentile"]["interval"][1], says
+        )
+
+
+def _brightness(found: dict[str, Any]) -> Iterator[Alarm]:
+    bands = ((found["flux_ratio"] or {}).get("all") or {}).get("bands")
+    if not bands:
+        return
+    ratios = sorted(band["ratio"] for band in bands.values())
+    middle = ratios[len(ratios) // 2]
+    limit = max(FLUX, *(2 * max(abs(end - 1) for end in band["floor_range"]) for band in bands.values()))
+    if abs(middle - 1) > limit:
+        yield Alarm(
+            "brightness",
+            "flux at the requested magnitude",
+            middle,
+            1 + limit if middle > 1 else 1 - limit,
+            f"{middle:.3f} times the flux asked for",
+        )
+
+
+def _distribution(fault: str, prefix: str, higher: str = "", lower: str = "") -> Callable[[dict[str, Any]], Iterator[Alarm]]:
+    """An alarm on the farthest property whose name starts so; with other names for a median that lies higher or lower."""
+
+    def check(found: dict[str, Any]) -> Iterator[Alarm]:
+        near = {
+            n: each
+            for n, each in found["distributions"].items()
+            if n.startswith(prefix) and each["wasserstein"] and each["wasserstein"]["ratio"]
+        }
+        if not near:
+            return
+        name, each = max(near.items(), key=lambda item: item[1]["wasserstein"]["ratio"])
+        w1, (mine, real) = each["wasserstein"], each["median"].values()
+        if w1["ratio"] > FLOORS:
+            named = fault or (higher if mine > real else lower)
+            says = f"{name} lies {w1['ratio']:.1f} times as far off as two real halves (median {mine:.3g}, held-out {real:.3g})"
+            yield Alarm(named, f"Wasserstein distance of {name}", w1["ratio"], FLOORS, says)
+
+    return check
+
+
+def _classes_missing(found: dict[str, Any]) -> Iterator[Alarm]:
+    gone = {
+        answer: each for answer, each in (found["shares"] or {}).items()
+        if each["generated"]["interval"][1] < SHARE * each["held_out"]["interval"][0]
+    }  # fmt: skip
+    if gone:
+        worst = max(gone.values(), key=lambda each: each["held_out"]["rate"])
+        shares = (f"{answer} ({each['generated']['rate']:.3f}, held-out {each['held_out']['rate']:.3f})" for answer, each in gone.items())
+        says = f"the judge finds too few of {', '.join(shares)}"
+        yield Alarm(
+            "classes missing", "share of each answer by the judge", worst["generated"]["rate"], SHARE * worst["held_out"]["rate"], says
+        )
+
+
+def _mislabelled(found: dict[str, Any]) -> Iterator[Alarm]:
+    classes = found["classes"]
+    if not classes or not classes["judge_on_held_out"]["rate"] or not classes["generated"]["rows"]:
+        return
+    limit = AGREEMENT * classes["judge_on_held_out"]["rate"]
+    if classes["generated"]["interval"][1] < limit:
+        value = classes["generated"]["rate"]
+        says = (
+            f"the requested class is found in {value:.2f} of requests, the judge's own rate is {classes['judge_on_held_out']['rate']:.2f}"
+        )
+        yield Alarm("mislabelled", "requested class found by the judge", value, limit, says)
+
+
+CHECKS = (
+    _not_galaxies,
+    _collapsed,
+    _copies,
+    _brightness,
+    _distribution("colour", "colour"),
+    _distribution("size", "r50"),
+    _classes_missing,
+    _distribution("", FINEST, higher="noisy", lower="blurred"),
+    _mislabelled,
+)
