@@ -13,6 +13,7 @@ from typing import Any
 from galaxysd.evaluate import structure
 
 FLUX = 0.03  # of the flux asked for
+SIZE = 0.05  # of the R90 asked for
 FLOORS = 4.0  # times the distance of two real halves
 PRECISION = 0.6  # of two real halves'
 RECALL = 0.5
@@ -90,6 +91,17 @@ def _brightness(found: dict[str, Any]) -> Iterator[Alarm]:
         )
 
 
+def _size(found: dict[str, Any]) -> Iterator[Alarm]:
+    size = found["size_ratio"]
+    if size is None:
+        yield from _distribution("size", "r50")(found)
+        return
+    limit = max(SIZE, 2 * max(abs(end - 1) for end in size["floor_range"]))
+    if abs(size["ratio"] - 1) > limit:
+        says = f"{size['ratio']:.3f} times the size asked for"
+        yield Alarm("size", "R90 at the requested R90", size["ratio"], 1 + limit if size["ratio"] > 1 else 1 - limit, says)
+
+
 def _distribution(fault: str, prefix: str, higher: str = "", lower: str = "") -> Callable[[dict[str, Any]], Iterator[Alarm]]:
     """An alarm on the farthest property whose name starts so; with other names for a median that lies higher or lower."""
 
@@ -144,7 +156,7 @@ CHECKS = (
     _copies,
     _brightness,
     _distribution("colour", "colour"),
-    _distribution("size", "r50"),
+    _size,
     _classes_missing,
     _distribution("", FINEST, higher="noisy", lower="blurred"),
     _mislabelled,

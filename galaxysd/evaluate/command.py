@@ -182,6 +182,7 @@ def findings(
         "shares": conditional.shares(new, compared),
         "fractions": conditional.fractions(new, real),
         "flux_ratio": flux,
+        "size_ratio": conditional.size_ratio(new, real, seed),
         "distributions": spaces.properties(new, compared, seed),
         "spaces": spaces.spaces(new, compared, seed, missing),
         "memorisation": memorisation.compare(*nearest, new.ids, conditional.requested(new)) if nearest is not None else None,

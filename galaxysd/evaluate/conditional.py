@@ -41,7 +41,7 @@ REPORTED = {
 }
 OFTEN = 0.05  # share of held-out rows from which an answer's absence says something
 LEAST_VOTERS = 5  # fewer make a fraction too rough to correlate with
-MAGNITUDE = NUMERIC.index("magnitude")
+MAGNITUDE, R90 = NUMERIC.index("magnitude"), NUMERIC.index("r90_pixels")
 
 
 def columns(schema: Schema) -> dict[str, int]:
@@ -234,6 +234,33 @@ def flux_ratio(generated: Described, held_out: Described, seed: int, bins: int =
     return {"bins": every, "all": whole, "outside_bins": rows - whole["generated"], "rows": rows}
 
 
+def size_ratio(generated: Described, held_out: Described, seed: int) -> dict[str, Any] | None:
+    """Median size of generated over held-out galaxies at the R90 asked for, beside two real halves; None where none was asked for.
+
+    Measured R90 is first divided by the one that was asked for: what a stamp and its sky do to it is the same on both sides.
+    """
+    if generated.cond_numeric is None:
+        return None
+    mine, theirs = (
+        (of.properties["r90"] / numeric[:, R90]).double()
+        for of, numeric in ((generated, generated.cond_numeric), (held_out, held_out.numeric))
+    )
+    mine, theirs = (ratio[ratio.isfinite()] for ratio in (mine, theirs))
+    if min(len(mine), len(theirs) // 2) < LEAST:
+        return None
+    return {**_of_medians(mine, theirs, seed), "generated": len(mine), "held_out": len(theirs)}
+
+
+def _of_medians(new: Tensor, real: Tensor, seed: int) -> dict[str, float | list[float]]:
+    """The ratio of both medians, and that of two real halves as large."""
+    spread = []
+    for split in range(SPLITS):
+        _, one, other = halves(len(new), len(real), seed, split)
+        spread.append(real[one].nanmedian() / real[other].nanmedian())
+    ends = torch.stack(spread).quantile(torch.tensor([0.5, 0.025, 0.975], dtype=torch.float64)).tolist()
+    return {"ratio": float(new.nanmedian() / real.nanmedian()), "floor": ends[0], "floor_range": ends[1:]}
+
+
 def _band(
     generated: Described,
     held_out: Described,
@@ -249,10 +276,4 @@ def _band(
     def relative(of: Described, rows: Tensor, magnitude: Tensor) -> Tensor:
         return of.properties[f"flux_{band}"][rows].double() * 10 ** (0.4 * (magnitude[rows] - zero))
 
-    new, real = relative(generated, mine, asked[0]), relative(held_out, theirs, asked[1])
-    spread = []
-    for split in range(SPLITS):
-        _, one, other = halves(len(new), len(real), seed, split)
-        spread.append(real[one].nanmedian() / real[other].nanmedian())
-    ends = torch.stack(spread).quantile(torch.tensor([0.5, 0.025, 0.975], dtype=torch.float64)).tolist()
-    return {"ratio": float(new.nanmedian() / real.nanmedian()), "floor": ends[0], "floor_range": ends[1:]}
+    return _of_medians(relative(generated, mine, asked[0]), relative(held_out, theirs, asked[1]), seed)

@@ -37,11 +37,11 @@ def detect(generated: Described, real: Described, source: Rows, softening: Tenso
     if min(rows, len(real) // 2) < LEAST:
         return None
     order = seeds.permutation(seed, "detector-real", len(real))
-    one, other = (_space(real.rows(part)) for part in (order[: len(real) // 2], order[len(real) // 2 :]))
-    mine = _space(generated.rows(seeds.permutation(seed, "detector-generated", len(generated))[:rows]))
+    one, other = (space(real.rows(part)) for part in (order[: len(real) // 2], order[len(real) // 2 :]))
+    mine = space(generated.rows(seeds.permutation(seed, "detector-generated", len(generated))[:rows]))
     planted = {name: rate.to_json() for name, rate in prove(source, softening, seed).items()}
     return {
-        "accuracy": accuracy(mine, _space(real.rows(order[:rows])), seed).to_json(),
+        "accuracy": accuracy(mine, space(real.rows(order[:rows])), seed).to_json(),
         "two_real_halves": accuracy(one[:ROWS], other[:ROWS], seed).to_json(),
         "planted": planted,
         "proven": all(rate["rate"] >= PROVEN for rate in planted.values()),
@@ -55,7 +55,7 @@ def prove(source: Rows, softening: Tensor, seed: int = 0) -> dict[str, Rate]:
     one, other = galaxies.rows(order[: len(order) // 2]), galaxies.rows(order[len(order) // 2 :])
 
     def seen(of: Galaxies) -> Tensor:
-        return _space(features.describe(InMemory(of, source.frame), softening))
+        return space(features.describe(InMemory(of, source.frame), softening))
 
     plain = seen(one)
     return {name: accuracy(seen(plant(_floating(other), source.frame, seed)), plain, seed) for name, plant in PLANTED.items()}
@@ -65,7 +65,7 @@ def _floating(galaxies: Galaxies) -> Galaxies:
     return replace(galaxies, images=galaxies.images.float())
 
 
-def _space(of: Described) -> Tensor:
+def space(of: Described) -> Tensor:
     """What the detector looks at, [N, F]: NaN where a galaxy could not be measured."""
     assert of.scattering is not None
     return torch.cat((of.scattering.double(), torch.stack(list(of.properties.values()), 1).double()), 1)

@@ -35,15 +35,17 @@ def verdict(findings: dict[str, Any]) -> list[str]:
         lines.append(
             "Display colour is relative only: no flux and no colour in magnitudes is measured; sizes are of the stretched picture."
         )
-    lines.insert(0, _word(findings["alarms"], findings["not_measured"]))
-    lines += [
-        f"ALARM, {alarm['fault']}: {alarm['says']} ({alarm['metric']} {alarm['value']:.3g}, limit {alarm['limit']:.3g})."
-        for alarm in findings["alarms"]
-    ]
+    lines = verdict_lines(findings["alarms"], findings["not_measured"]) + lines
     if findings["classes"]:
         lines.append(_classes(findings["classes"]))
     if findings["flux_ratio"]:
         lines += _flux(findings["flux_ratio"])
+    if findings["size_ratio"]:
+        size = findings["size_ratio"]
+        low, high = size["floor_range"]
+        lines.append(
+            f"Median size at the requested R90: {size['ratio']:.3f} of held-out galaxies' (two real halves: {low:.3f} to {high:.3f})."
+        )
     lines.append(_properties(findings["distributions"]))
     for name, space in findings["spaces"].items():
         cover = space["coverage"]
@@ -61,12 +63,16 @@ def verdict(findings: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _word(alarms: list[dict[str, Any]], missing: dict[str, str]) -> str:
-    """The verdict in one line."""
-    unknown = f" {len(missing)} things were not measured: see below." if missing else ""
+def verdict_lines(alarms: list[dict[str, Any]], missing: dict[str, str]) -> list[str]:
+    """The verdict in one line, and one line for each alarm."""
+    unknown = f" Of what was to be measured {len(missing)} could not be: see below." if missing else ""
     if not alarms:
-        return f"PASSES: no alarm.{unknown}"
-    return f"FAILS: {', '.join(dict.fromkeys(alarm['fault'] for alarm in alarms))}.{unknown}"
+        return [f"PASSES: no alarm.{unknown}"]
+    word = f"FAILS: {', '.join(dict.fromkeys(alarm['fault'] for alarm in alarms))}.{unknown}"
+    return [word] + [
+        f"ALARM, {alarm['fault']}: {alarm['says']} ({alarm['metric']} {alarm['value']:.3g}, limit {alarm['limit']:.3g})."
+        for alarm in alarms
+    ]
 
 
 def _told(found: dict[str, Any]) -> str:

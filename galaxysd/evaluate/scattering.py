@@ -17,6 +17,7 @@ DIRECTIONS = 4  # over half a turn
 CENTRE, WIDTH = 0.75 * math.pi, 0.8  # of the finest wavelet: radians a pixel, pixels
 SLANT = 0.5  # of the envelope across its direction
 TINY = 1e-6
+PIECE = 32  # stamps at a time: what a cache holds
 
 
 def scales(size: int) -> int:
@@ -59,6 +60,10 @@ def scattering(images: Tensor, band: int) -> Tensor:
     relative to the first order. A row that is not finite has NaN.
     """
     bank = filters(images.shape[-1]).to(images.device)
+    return torch.cat([_scattered(part, band, bank) for part in images.split(PIECE)])
+
+
+def _scattered(images: Tensor, band: int, bank: Tensor) -> Tensor:
     found = []
     spectra = torch.fft.fft2(images.float())
     for channel in range(images.shape[1]):
