@@ -78,17 +78,13 @@ def _brightness(found: dict[str, Any]) -> Iterator[Alarm]:
     bands = ((found["flux_ratio"] or {}).get("all") or {}).get("bands")
     if not bands:
         return
-    ratios = sorted(band["ratio"] for band in bands.values())
-    middle = ratios[len(ratios) // 2]
-    limit = max(FLUX, *(2 * max(abs(end - 1) for end in band["floor_range"]) for band in bands.values()))
-    if abs(middle - 1) > limit:
-        yield Alarm(
-            "brightness",
-            "flux at the requested magnitude",
-            middle,
-            1 + limit if middle > 1 else 1 - limit,
-            f"{middle:.3f} times the flux asked for",
-        )
+    name, band, slack = min(
+        ((name, band, max(abs(end - 1) for end in band["floor_range"])) for name, band in bands.items()), key=lambda each: each[2]
+    )  # the band that two real halves agree best in
+    limit, ratio = max(FLUX, 2 * slack), band["ratio"]
+    if abs(ratio - 1) > limit:
+        edge = 1 + limit if ratio > 1 else 1 - limit
+        yield Alarm("brightness", f"{name} flux at the requested magnitude", ratio, edge, f"{ratio:.3f} times the flux asked for")
 
 
 def _size(found: dict[str, Any]) -> Iterator[Alarm]:

@@ -16,6 +16,7 @@ from galaxysd import checkpoint
 from galaxysd.config import ModelConfig
 from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.schema import Schema
+from galaxysd.data.transforms import symmetry
 from galaxysd.errors import BadInput
 from galaxysd.model.described import described
 from galaxysd.model.layers import Conv, Linear, NormSiLU
@@ -89,9 +90,13 @@ def vote_loss(alpha: Tensor, counts: Tensor, labels: Schema) -> Tensor:
 
 
 class Judge:
-    """A trained classifier that looks at galaxies of any size its own divides."""
+    """A trained classifier that looks at galaxies of any size its own divides.
 
-    def __init__(self, source: checkpoint.Checkpoint) -> None:
+    With `symmetries` it looks at each galaxy turned and mirrored in all eight ways, and gives the mean: no way up is special then.
+    """
+
+    def __init__(self, source: checkpoint.Checkpoint, symmetries: bool = False) -> None:
+        self.ways = range(8) if symmetries else range(1)
         found = described(source, "classifier")
         self.path, self.digest, self.config = source.path, source.digest, found.config
         self.labels, self.stretch, self.frame = found.labels, found.stretch, found.frame
@@ -119,8 +124,7 @@ class Judge:
     @torch.inference_mode()
     def concentrations(self, galaxies: Galaxies, frame: Frame) -> Tensor:
         """Dirichlet concentrations of every answer, [B, A]."""
-        parts = self.prepare(galaxies.images, frame).split(256)
-        return torch.cat([concentrations(self.net(part), self.labels) for part in parts])
+        return self.judged(galaxies, frame)[0]
 
     def fractions(self, galaxies: Galaxies, frame: Frame) -> Tensor:
         """Expected conditional fractions of every answer, [B, A]."""
@@ -129,16 +133,26 @@ class Judge:
     @torch.inference_mode()
     def look(self, galaxies: Galaxies, frame: Frame) -> tuple[Tensor, Tensor]:
         """Expected conditional fractions [B, A] and the embedding [B, E], for the price of one."""
-        embedded = self.embed(galaxies, frame)
-        return self.labels.fractions(concentrations(self.net.head(embedded), self.labels)), embedded
+        alpha, embedded = self.judged(galaxies, frame)
+        return self.labels.fractions(alpha), embedded
 
     @torch.inference_mode()
     def embed(self, galaxies: Galaxies, frame: Frame) -> Tensor:
         """The last hidden layer, [B, E]: a space in which galaxies that look alike are near."""
-        return torch.cat([self.net.embed(part) for part in self.prepare(galaxies.images, frame).split(256)])
+        return self.judged(galaxies, frame)[1]
+
+    @torch.inference_mode()
+    def judged(self, galaxies: Galaxies, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Concentrations [B, A] and embedding [B, E]: the mean over the ways it looks."""
+        parts = []
+        for part in self.prepare(galaxies.images, frame).split(256):
+            embedded = torch.stack([self.net.embed(symmetry(part, torch.full((len(part),), way))) for way in self.ways])
+            alpha = torch.stack([concentrations(self.net.head(each), self.labels) for each in embedded])
+            parts.append((alpha.mean(0), embedded.mean(0)))
+        return torch.cat([alpha for alpha, _ in parts]), torch.cat([embedded for _, embedded in parts])
 
 
-def load_judge(model: str | Path = JUDGE) -> Judge:
+def load_judge(model: str | Path = JUDGE, symmetries: bool = False) -> Judge:
     """The judge that ships with galaxysd, or a classifier of your own."""
     path, expected, _ = checkpoint.locate(model)
-    return Judge(checkpoint.read(path, expected))
+    return Judge(checkpoint.read(path, expected), symmetries)
