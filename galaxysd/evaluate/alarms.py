@@ -13,6 +13,7 @@ from typing import Any
 from galaxysd.evaluate import structure
 
 FLUX = 0.03  # of the flux asked for
+NOISE = 1.2  # times the noise of held-out rows: less comes along with brightness or colour
 SIZE = 0.05  # of the R90 asked for
 FLOORS = 4.0  # times the distance of two real halves
 PRECISION = 0.6  # of two real halves'
@@ -98,25 +99,44 @@ def _size(found: dict[str, Any]) -> Iterator[Alarm]:
         yield Alarm("size", "R90 at the requested R90", size["ratio"], 1 + limit if size["ratio"] > 1 else 1 - limit, says)
 
 
-def _distribution(fault: str, prefix: str, higher: str = "", lower: str = "") -> Callable[[dict[str, Any]], Iterator[Alarm]]:
-    """An alarm on the farthest property whose name starts so; with other names for a median that lies higher or lower."""
+def _distribution(fault: str, prefix: str) -> Callable[[dict[str, Any]], Iterator[Alarm]]:
+    """An alarm on the farthest property whose name starts so."""
 
     def check(found: dict[str, Any]) -> Iterator[Alarm]:
-        near = {
-            n: each
-            for n, each in found["distributions"].items()
-            if n.startswith(prefix) and each["wasserstein"] and each["wasserstein"]["ratio"]
-        }
-        if not near:
-            return
-        name, each = max(near.items(), key=lambda item: item[1]["wasserstein"]["ratio"])
-        w1, (mine, real) = each["wasserstein"], each["median"].values()
-        if w1["ratio"] > FLOORS:
-            named = fault or (higher if mine > real else lower)
-            says = f"{name} lies {w1['ratio']:.1f} times as far off as two real halves (median {mine:.3g}, held-out {real:.3g})"
-            yield Alarm(named, f"Wasserstein distance of {name}", w1["ratio"], FLOORS, says)
+        if far := _farthest(found, prefix):
+            name, each = far
+            yield _far(fault, name, each)
 
     return check
+
+
+def _farthest(found: dict[str, Any], prefix: str) -> tuple[str, dict[str, Any]] | None:
+    """The property, of those whose names start so, that is most floors off, if that is past the limit."""
+    ranked = {
+        name: each["wasserstein"]["ratio"] or 0.0
+        for name, each in found["distributions"].items()
+        if name.startswith(prefix) and each["wasserstein"]
+    }
+    name = max(ranked, key=lambda name: ranked[name], default=None)
+    return None if name is None or ranked[name] <= FLOORS else (name, found["distributions"][name])
+
+
+def _far(fault: str, name: str, each: dict[str, Any]) -> Alarm:
+    ratio, mine, real = each["wasserstein"]["ratio"], each["median"]["generated"], each["median"]["held_out"]
+    says = f"{name} lies {ratio:.1f} times as far off as two real halves (median {mine:.3g}, held-out {real:.3g})"
+    return Alarm(fault, f"Wasserstein distance of {name} over its floor", ratio, FLOORS, says)
+
+
+def _blurred(found: dict[str, Any]) -> Iterator[Alarm]:
+    far = _farthest(found, FINEST)
+    if far and far[1]["median"]["generated"] < far[1]["median"]["held_out"]:
+        yield _far("blurred", *far)
+
+
+def _noisy(found: dict[str, Any]) -> Iterator[Alarm]:
+    far = _farthest(found, "noise")
+    if far and far[1]["median"]["generated"] > NOISE * far[1]["median"]["held_out"]:
+        yield _far("noisy", *far)
 
 
 def _classes_missing(found: dict[str, Any]) -> Iterator[Alarm]:
@@ -154,6 +174,7 @@ CHECKS = (
     _distribution("colour", "colour"),
     _size,
     _classes_missing,
-    _distribution("", FINEST, higher="noisy", lower="blurred"),
+    _blurred,
+    _noisy,
     _mislabelled,
 )

@@ -22,7 +22,6 @@ LEAST = 10  # rows a side below which nothing is said
 NEIGHBOURS = 5
 MODES = 5  # galaxies of the deliberately collapsed generator
 KNN_ROWS = 1000  # rows a side of the neighbour counts, whose work grows with the square
-CHUNK = 512
 
 Statistic = Callable[[Tensor, Tensor], Tensor]
 
@@ -143,37 +142,31 @@ def kernel_distance(a: Tensor, b: Tensor) -> Tensor:
     return within(a) + within(b) - 2 * kernel(a, b).mean()
 
 
-def precision_recall(real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> Tensor:
-    """Precision and recall [2]: the share of `generated` [M, E] in a ball about a real row, and of `real` [N, E] in one about a generated.
+def neighbours(real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> Tensor:
+    """Density, coverage, precision and recall [4] of `generated` [M, E] beside `real` [N, E].
 
-    Balls reach to the k-th neighbour among their own kind.
+    About each row lies a ball that reaches to its k-th neighbour of its own kind. Density is the mean number of real balls a generated row
+    is in, over k (1 for a perfect generator, and it can exceed 1); coverage is the share of real balls that hold a generated row;
+    precision the share of generated rows in a real ball; recall the share of real rows in a generated one. A ball is closed, so identical
+    rows are in each other's.
     """
-    return torch.stack((_within(generated, real, k), _within(real, generated, k)))
-
-
-def _within(rows: Tensor, balls: Tensor, k: int) -> Tensor:
-    """The share of `rows` that lie in a ball of `balls`."""
-    rows, balls = rows.float(), balls.float()
-    held = torch.zeros(len(rows), dtype=torch.bool)
-    for part in balls.split(CHUNK):
-        radius = torch.cdist(part, balls, compute_mode="donot_use_mm_for_euclid_dist").kthvalue(min(k + 1, len(balls)), dim=1).values
-        held |= (torch.cdist(part, rows, compute_mode="donot_use_mm_for_euclid_dist") <= radius[:, None]).any(0)
-    return held.double().mean()
+    real, generated = real.float(), generated.float()
+    across = _apart(real, generated)
+    inside = across <= _radius(real, k)[:, None]
+    near = across <= _radius(generated, k)
+    density = inside.sum().double() / (k * len(generated))
+    return torch.stack((density, *(each.double().mean() for each in (inside.any(1), inside.any(0), near.any(1)))))
 
 
 def density_coverage(real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> Tensor:
-    """Density and coverage [2] of `generated` [M, E] on balls about `real` [N, E] that reach to its k-th real neighbour.
+    """Density and coverage [2], as `neighbours` gives them."""
+    return neighbours(real, generated, k)[:2]
 
-    Density is the mean number of balls a generated row is in, over k (1 for a perfect generator, and it can exceed 1); coverage is the
-    share of balls that hold a generated row. A ball is closed, so identical rows are in each other's.
-    """
-    real, generated = real.float(), generated.float()
-    inside, covered = 0, 0
-    for part in real.split(CHUNK):
-        # The distances are exact, not from a matrix product: two equal rows must be at zero.
-        among = torch.cdist(part, real, compute_mode="donot_use_mm_for_euclid_dist")
-        radius = among.kthvalue(min(k + 1, len(real)), dim=1).values  # a row is its own nearest
-        within = torch.cdist(part, generated, compute_mode="donot_use_mm_for_euclid_dist") <= radius[:, None]
-        inside += int(within.sum())
-        covered += int(within.any(1).sum())
-    return torch.tensor([inside / (k * len(generated)), covered / len(real)], dtype=torch.float64)
+
+def _radius(rows: Tensor, k: int) -> Tensor:
+    return _apart(rows, rows).kthvalue(min(k + 1, len(rows)), dim=1).values  # a row is its own nearest
+
+
+def _apart(one: Tensor, other: Tensor) -> Tensor:
+    # The distances are exact, not from a matrix product: two equal rows must be at zero.
+    return torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")

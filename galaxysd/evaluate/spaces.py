@@ -43,7 +43,7 @@ def spaces(new: Described, real: Described, seed: int, missing: dict[str, str]) 
     for name, (mine, theirs, moments) in feature_spaces(new, real).items():
         whole = mine.isfinite().all(1), theirs.isfinite().all(1)
         mine, theirs = mine[whole[0]], theirs[whole[1]]
-        counted = distances.beside(_neighbours, mine, theirs, seed, splits=SPLITS, most=distances.KNN_ROWS, worse=("low",) * 4)
+        counted = distances.beside(distances.neighbours, mine, theirs, seed, splits=SPLITS, most=distances.KNN_ROWS, worse=("low",) * 4)
         if counted is None:
             missing[f"coverage in {name}"] = f"{len(mine)} generated and {len(theirs)} held-out rows are too few"
             continue
@@ -53,10 +53,6 @@ def spaces(new: Described, real: Described, seed: int, missing: dict[str, str]) 
             distance = distances.beside(statistic, mine, theirs, seed, splits=SPLITS, most=distances.KNN_ROWS)
             table[name][what] = distance[0].to_json() if distance else None
     return table
-
-
-def _neighbours(real: Tensor, generated: Tensor) -> Tensor:
-    return torch.cat((distances.density_coverage(real, generated), distances.precision_recall(real, generated)))
 
 
 def feature_spaces(new: Described, real: Described) -> dict[str, tuple[Tensor, Tensor, bool]]:
