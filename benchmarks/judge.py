@@ -155,6 +155,6 @@ def pace(pool: Pool, images: int) -> dict[str, float]:
         pool.seen(pool.galaxies.rows(part))
     between = time.perf_counter()
     half = pool.described.rows(rows[: images // 2]), pool.described.rows(rows[images // 2 :])
-    spaces.properties(*half, 0)
+    spaces.properties(*half, 0, {})
     spaces.spaces(*half, 0, {})
     return {"images": images, "features": between - began, "distances": time.perf_counter() - between}

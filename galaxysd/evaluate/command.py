@@ -18,6 +18,7 @@ from galaxysd.data.readers import open_set
 from galaxysd.errors import BadInput, GalaxySDError, Unavailable
 from galaxysd.evaluate import alarms, catalogue, conditional, detector, features, memorisation, report, spaces
 from galaxysd.evaluate.features import Described, Judge, Rows
+from galaxysd.model.calibration import calibration
 
 NO_JUDGE = "no judge"
 
@@ -113,6 +114,9 @@ def evaluate(
     real = features.describe(held_out, soft, judge, limit, seed)
     new = features.describe(generated, soft, judge, limit, seed)
     features.unshared(new.ids, real.ids, (names[0], names[1]))
+    features.natural(real, names[1])
+    if judge is not None:
+        features.independent(judge, real, names[1], missing)
     nearest = None
     if train is None:
         missing["nearest training galaxies"] = "no training set was given (--train DATA)"
@@ -181,9 +185,10 @@ def findings(
         "classes": classes,
         "shares": conditional.shares(new, compared),
         "fractions": conditional.fractions(new, real),
+        "calibration": calibration(real.fractions, real.counts, real.schema) if real.fractions is not None else None,
         "flux_ratio": flux,
         "size_ratio": conditional.size_ratio(new, real, seed),
-        "distributions": spaces.properties(new, compared, seed),
+        "distributions": spaces.properties(new, compared, seed, missing),
         "spaces": spaces.spaces(new, compared, seed, missing),
         "memorisation": memorisation.compare(*nearest, new.ids, conditional.requested(new)) if nearest is not None else None,
     }

@@ -30,6 +30,9 @@ class Judge(Protocol):
     def look(self, galaxies: Galaxies, frame: Frame) -> tuple[Tensor, Tensor]:
         """Expected conditional vote fractions [B, A] and an embedding [B, E]."""
 
+    def trained(self, ids: list[str]) -> tuple[list[str], str | None]:
+        """Those of `ids` that it was trained on, and why that is not known of all of them."""
+
 
 class Rows(Protocol):
     """What is read: a set on disk (`data.readers.open_set`) or a simulated source."""
@@ -197,6 +200,26 @@ def comparable(one: Frame, other: Frame, names: tuple[str, str]) -> None:
         same = _close(a, b) if name == "pixel_scale" else a == b
         if not same and not (one.kind == other.kind == "rgb" and name in ("pixel_scale", "zero_points", "unit")):
             raise BadInput(f"evaluate: {name} is {a} in {names[0]} and {b} in {names[1]}; compare sets of one frame")
+
+
+def natural(held_out: Described, name: str) -> None:
+    """Refuses a held-out set of generated galaxies: what a model drew is no measure of a model."""
+    if held_out.cond_counts is not None:
+        raise BadInput(
+            f"evaluate: {name} holds {len(held_out)} generated galaxies (they carry requests); compare with galaxies no model drew"
+        )
+
+
+def independent(judge: Judge, held_out: Described, name: str, missing: dict[str, str]) -> None:
+    """Refuses a judge that was trained on the galaxies it would judge; where that cannot be known, says so in `missing`."""
+    found, unknown = judge.trained(held_out.ids)
+    if found:
+        raise BadInput(
+            f"evaluate: the judge was trained on {len(found)} of {len(held_out)} galaxies of {name} ({found[0]!r} first); "
+            "give held-out galaxies it has not seen"
+        )
+    if unknown:
+        missing["whether the judge has seen held-out galaxies"] = unknown
 
 
 def _close(a: float | None, b: float | None) -> bool:

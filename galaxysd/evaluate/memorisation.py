@@ -36,10 +36,12 @@ class Nearest:
     distance: Tensor  # [N]
     ids: list[str]
     code: Tensor  # [N]
+    pixels: Tensor  # [N, C, S, S] of the training galaxy
     relative: Tensor | None = None  # [N] distance over the middle one of the next nearest; None where they were not looked at
 
     def rows(self, part: slice) -> Nearest:
-        return Nearest(self.distance[part], self.ids[part], self.code[part], None if self.relative is None else self.relative[part])
+        relative = None if self.relative is None else self.relative[part]
+        return Nearest(self.distance[part], self.ids[part], self.code[part], self.pixels[part], relative)
 
 
 @dataclass
@@ -95,7 +97,9 @@ def _keep(best: Candidates, part: slice, distance: Tensor, number: Tensor, code:
 def nearest(pixels: Tensor, training: Training) -> Nearest:
     """Gives the nearest training galaxy of each row of `pixels` [N, C, S, S] under the eight symmetries alone."""
     found = candidates(pixels, training, 1)
-    return Nearest(found.distance[:, 0], [found.names[number] for number in found.number[:, 0].tolist()], found.code[:, 0])
+    return Nearest(
+        found.distance[:, 0], [found.names[number] for number in found.number[:, 0].tolist()], found.code[:, 0], found.pixels[:, 0]
+    )
 
 
 def closest(pixels: Tensor, training: Training) -> Nearest:
@@ -112,7 +116,8 @@ def closest(pixels: Tensor, training: Training) -> Nearest:
     others = torch.where(distance[:, 1:].isfinite(), distance[:, 1:], torch.nan).nanmedian(1).values
     first = order[:, :1]
     ids = [found.names[number] for number in found.number.gather(1, first)[:, 0].tolist()]
-    return Nearest(distance[:, 0], ids, found.code.gather(1, first)[:, 0], distance[:, 0] / others.clamp_min(1e-12))
+    shown = found.pixels[torch.arange(rows), first[:, 0]]
+    return Nearest(distance[:, 0], ids, found.code.gather(1, first)[:, 0], shown, distance[:, 0] / others.clamp_min(1e-12))
 
 
 def among(pixels: Tensor) -> Tensor:

@@ -18,12 +18,19 @@ PRETRAINED = "not compared with a pretrained encoder"
 MEASURED = ("magnitude", "colour", "r50", "concentration", "ellipticity")
 
 
-def properties(new: Described, real: Described, seed: int) -> dict[str, Any]:
-    """Wasserstein-1 of every property beside its floor, medians, and how many rows could not be measured."""
+def properties(new: Described, real: Described, seed: int, missing: dict[str, str]) -> dict[str, Any]:
+    """Wasserstein-1 of every property beside its floor, medians, and how many rows could not be measured.
+
+    A column that says nothing, because it is empty or constant in held-out rows, is named in `missing`.
+    """
     table = {}
     for name in new.properties:
         mine, theirs = (of.properties[name][of.properties[name].isfinite()] for of in (new, real))
         w1 = distances.beside(distances.wasserstein, mine, theirs, seed)
+        if w1 is None:
+            missing[f"distance of {name}"] = f"measured in {len(mine)} generated and {len(theirs)} held-out rows: too few"
+        elif w1[0].floor == 0:
+            missing[f"distance of {name} over its floor"] = f"the held-out rows all have {name} {float(theirs[0]):.4g}"
         table[name] = {
             "unit": morphology.unit(name, new.frame),
             "wasserstein": w1[0].to_json() if w1 else None,

@@ -7,6 +7,7 @@ Dirichlet-multinomial law, so that 40 votes teach more than 10. The tree is not 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from galaxysd import checkpoint
 from galaxysd.config import ModelConfig
 from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.schema import Schema
+from galaxysd.data.trained import seen
 from galaxysd.data.transforms import symmetry
 from galaxysd.errors import BadInput
 from galaxysd.model.described import described
@@ -99,6 +101,7 @@ class Judge:
         self.ways = range(8) if symmetries else range(1)
         found = described(source, "classifier")
         self.path, self.digest, self.config = source.path, source.digest, found.config
+        self.trained_on: dict[str, Any] = source.about["trained_on"]
         self.labels, self.stretch, self.frame = found.labels, found.stretch, found.frame
         with torch.device("meta"):
             net = Classifier(self.config.model, self.labels)
@@ -129,6 +132,10 @@ class Judge:
     def fractions(self, galaxies: Galaxies, frame: Frame) -> Tensor:
         """Expected conditional fractions of every answer, [B, A]."""
         return self.labels.fractions(self.concentrations(galaxies, frame))
+
+    def trained(self, ids: list[str]) -> tuple[list[str], str | None]:
+        """Those of `ids` that it was trained on, and why that is not known of all of them."""
+        return seen(self.trained_on, ids, self.path.parent)
 
     @torch.inference_mode()
     def look(self, galaxies: Galaxies, frame: Frame) -> tuple[Tensor, Tensor]:

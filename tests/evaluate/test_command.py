@@ -27,6 +27,9 @@ Draw = Callable[..., Galaxies]
 class Ruler:
     """A judge that measures axis ratios: all it can tell is round from cigar."""
 
+    def trained(self, ids: list[str]) -> tuple[list[str], str | None]:
+        return [name for name in ids if name.startswith("seen")], None
+
     def look(self, galaxies: Galaxies, frame: Frame) -> tuple[Tensor, Tensor]:
         return self.fractions(galaxies, frame), self.embed(galaxies, frame)
 
@@ -225,3 +228,30 @@ def test_a_judge_that_cannot_be_had_is_a_reason_not_an_error(judge: Ruler | None
     assert found["classes"] is None
     assert found["fractions"] is None
     assert "the judge's embedding" not in found["spaces"]
+
+
+def test_a_judge_that_has_seen_the_held_out_galaxies_is_refused(survey: Draw, frame: Frame) -> None:
+    new, real = survey(30, 1, "new"), survey(40, 2)
+    real.ids[3] = "seen-3"
+    with pytest.raises(BadInput, match=r"the judge was trained on 1 of 40 galaxies of held-out \('seen-3' first\)"):
+        evaluate(InMemory(new, frame), InMemory(real, frame), judge=Ruler())
+
+
+def test_generated_galaxies_are_no_holdout(survey: Draw, frame: Frame) -> None:
+    with pytest.raises(BadInput, match="held-out holds 40 generated galaxies"):
+        evaluate(InMemory(survey(30, 1, "new"), frame), InMemory(asked(survey(40, 2)), frame))
+
+
+def test_empty_and_constant_columns_are_named(survey: Draw, frame: Frame) -> None:
+    new, real = survey(60, 1, "new"), survey(100, 2)
+    new.images[:, 0] = -new.images[:, 0].abs()
+    real.images[:, :, :2] = real.images[:, :, -2:] = real.images[..., :2] = real.images[..., -2:] = 0.0
+    found = evaluate(InMemory(new, frame), InMemory(real, frame)).findings
+    assert found["not_measured"]["distance of magnitude_g"] == "measured in 0 generated and 100 held-out rows: too few"
+    assert found["not_measured"]["distance of noise_r over its floor"] == "the held-out rows all have noise_r 0"
+
+
+def test_the_judge_knows_what_it_was_trained_on() -> None:
+    judge, _ = command.find_judge()
+    assert judge is not None
+    assert judge.trained(["sim-atlas-777-5", "sim-atlas-777-20480", "sim-atlas-778-5"]) == (["sim-atlas-777-5"], None)
