@@ -14,7 +14,7 @@ from galaxysd.evaluate import structure
 
 FLUX = 0.03  # of the flux asked for
 NOISE = 1.2  # times the noise of held-out rows: less comes along with brightness or colour
-SIZE = 0.05  # of the R90 asked for
+SIZE = 0.05  # of the R50 that goes with the R90 asked for
 FLOORS = 4.0  # times the distance of two real halves
 PRECISION = 0.6  # of two real halves'
 RECALL = 0.5
@@ -96,7 +96,7 @@ def _size(found: dict[str, Any]) -> Iterator[Alarm]:
     limit = max(SIZE, 2 * max(abs(end - 1) for end in size["floor_range"]))
     if abs(size["ratio"] - 1) > limit:
         says = f"{size['ratio']:.3f} times the size asked for"
-        yield Alarm("size", "R90 at the requested R90", size["ratio"], 1 + limit if size["ratio"] > 1 else 1 - limit, says)
+        yield Alarm("size", "R50 at the requested R90", size["ratio"], 1 + limit if size["ratio"] > 1 else 1 - limit, says)
 
 
 def _distribution(fault: str, prefix: str) -> Callable[[dict[str, Any]], Iterator[Alarm]]:

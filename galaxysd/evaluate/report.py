@@ -44,7 +44,7 @@ def verdict(findings: dict[str, Any]) -> list[str]:
         size = findings["size_ratio"]
         low, high = size["floor_range"]
         lines.append(
-            f"Median size at the requested R90: {size['ratio']:.3f} of held-out galaxies' (two real halves: {low:.3f} to {high:.3f})."
+            f"Median R50 at the requested R90: {size['ratio']:.3f} of held-out galaxies' (two real halves: {low:.3f} to {high:.3f})."
         )
     lines.append(_properties(findings["distributions"]))
     for name, space in findings["spaces"].items():

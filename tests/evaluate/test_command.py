@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
 
 from galaxysd import files
 from galaxysd.data.galaxies import Frame, Galaxies
+from galaxysd.data.readers import open_set
 from galaxysd.data.schema import GZ2
 from galaxysd.data.shards import SetWriter
 from galaxysd.errors import BadInput, GalaxySDError, Unavailable
@@ -168,14 +170,12 @@ def test_the_command_reads_sets_and_writes_a_report(
     assert "60 generated galaxies against 110 held-out ones" in said
     assert "no judge" in said
     assert str(out) in said
-    assert {path.name for path in out.iterdir()} == {
-        "report.json",
-        "report.md",
-        "distributions.png",
-        "flux.png",
-        "planes.png",
-        "nearest.png",
-    }
+    drawn = {f"{name}.{kind}" for name in ("distributions", "flux", "planes", "nearest", "pairs") for kind in ("png", "pdf")}
+    assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "report.html", "nearest.parquet"} | drawn
+    table = pq.read_table(out / "nearest.parquet")
+    assert len(table) == 60
+    assert set(table["nearest_train_id"].to_pylist()) <= set(open_set(folders / "train").read().ids)
+    assert "galaxysd" in json.loads((out / "report.json").read_text())["command"]
     found = json.loads((out / "report.json").read_text())
     assert found["verdict"][1].startswith("60 generated galaxies")
     with pytest.raises(GalaxySDError, match="not empty"):
