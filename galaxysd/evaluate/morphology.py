@@ -156,5 +156,7 @@ def radii(image: Tensor, centre: Tensor, shares: tuple[float, ...]) -> Tensor:
         upper, lower = growth.gather(1, outside[:, None])[:, 0], growth.gather(1, outside[:, None] - 1)[:, 0]
         # Bin k holds distances that round to k: its sum reaches out to k + 1/2.
         found.append((outside + 0.5 - (upper - share) / (upper - lower).clamp_min(1e-12)) / FINE)
-    measured = known & (total > 0)
-    return torch.where(measured[:, None], torch.stack(found, -1), torch.nan).float()
+    radius = torch.stack(found, -1)
+    # Light that sums to little or falls outwards has no such circle: the curve's crossing is nowhere near the stamp.
+    measured = (known & (total > 0))[:, None] & (radius > 0) & (radius < 2 * size)
+    return torch.where(measured, radius, torch.nan).float()

@@ -20,9 +20,10 @@ def test_what_is_not_installed_is_named(survey: Draw, frame: Frame, monkeypatch:
         catalogue.compare(source, source, 4)
 
 
+@pytest.mark.timeout(600)  # statmorph takes up to a second a galaxy
 def test_gaussians_have_their_size_and_round_ones_their_concentration(survey: Draw, frame: Frame) -> None:
     pytest.importorskip("statmorph", reason="needs photutils and statmorph: the extra [eval]")
-    rows = 40
+    rows = 24
     real = survey(rows, 2)
     real.images[5] = 0.0
     new = replace(survey(rows, 1, "new", larger=1.3), counts=real.counts)
@@ -34,6 +35,6 @@ def test_gaussians_have_their_size_and_round_ones_their_concentration(survey: Dr
     assert size["wasserstein"]["beyond_floor"]
     assert found["quantities"]["sersic_n"]["median"]["held_out"] == pytest.approx(0.5, abs=0.1)  # a Gaussian's index
     assert not found["quantities"]["sersic_n"]["wasserstein"]["beyond_floor"]
-    table = catalogue.measure(InMemory(real, frame), rows)
-    assert table["flag"][5] == catalogue.WORST
-    assert table["gini"][5].isnan()
+    flag, *quantities = catalogue._one(real.images[5, 1].numpy(), 0.02)
+    assert flag == catalogue.WORST
+    assert all(each != each for each in quantities)  # NaN: nothing there
