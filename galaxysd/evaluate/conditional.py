@@ -115,7 +115,11 @@ def _rate(hits: Tensor, among: Tensor) -> Rate:
 
 
 def fractions(generated: Described, held_out: Described) -> dict[str, Any] | None:
-    """Correlation of requested and measured conditional fractions, per answer, beside the same on held-out votes."""
+    """Correlation of requested and measured conditional fractions, per answer, beside the same on held-out votes.
+
+    `share` is the one over the other: how much is reached of what the judge and the votes' noise allow. `vote_ceiling` is the
+    correlation that held-out votes would have with a judge that knew what all volunteers think.
+    """
     if generated.cond_counts is None or generated.fractions is None or held_out.fractions is None:
         return None
     schema = generated.schema
@@ -123,7 +127,10 @@ def fractions(generated: Described, held_out: Described) -> dict[str, Any] | Non
     for a, answer in enumerate(schema.answers):
         mine = _agree(generated.cond_counts, generated.fractions, a, schema)
         if mine["rows"] >= LEAST:
-            table[answer] = {"generated": mine, "held_out": _agree(held_out.counts, held_out.fractions, a, schema)}
+            real = _agree(held_out.counts, held_out.fractions, a, schema)
+            known = mine["correlation"] is not None and real["correlation"] is not None and real["correlation"] > 0
+            share = mine["correlation"] / real["correlation"] if known else None
+            table[answer] = {"generated": mine, "held_out": real, "share": share, "vote_ceiling": vote_ceiling(held_out.counts, a, schema)}
     return table
 
 
@@ -147,6 +154,21 @@ def shares(generated: Described, held_out: Described) -> dict[str, Any] | None:
         if real.hits >= OFTEN * real.rows:
             table[answer] = {"generated": Rate(int(mine[:, a].sum()), len(mine)).to_json(), "held_out": real.to_json()}
     return table
+
+
+def vote_ceiling(counts: Tensor, a: int, schema: Schema) -> float | None:
+    """The correlation of fractions of `counts` [N, A] votes with the fractions they are drawn from; None for few rows or equal ones.
+
+    What two halves of the volunteers agree in, without dividing them: of the variance of the fractions, the part that is not binomial.
+    """
+    voters = schema.voters(counts)[:, schema.owner[a]].double()
+    known = voters >= LEAST_VOTERS
+    if int(known.sum()) < LEAST:
+        return None
+    n, given = voters[known], (counts[known, a].double() / voters[known])
+    spread = float(given.var())
+    noise = float((given * (1 - given) / (n - 1)).mean())
+    return (max(0.0, spread - noise) / spread) ** 0.5 if spread > 1e-9 else None
 
 
 def _agree(counts: Tensor, measured: Tensor, a: int, schema: Schema) -> dict[str, Any]:

@@ -232,8 +232,12 @@ def _fraction_table(found: dict[str, Any]) -> list[str]:
     def cells(each: dict[str, Any]) -> list[str]:
         return [number(each["correlation"], 2), number(each["mean_absolute_error"], 2), str(each["rows"])]
 
-    head = ["answer", "correlation", "mean error", "N", "held-out: correlation", "mean error", "N"]
-    return table(head, [[answer, *cells(each["generated"]), *cells(each["held_out"])] for answer, each in found.items()])
+    head = ["answer", "correlation", "mean error", "N", "held-out: correlation", "mean error", "N", "share of held-out's", "votes allow"]
+    rows = [
+        [answer, *cells(each["generated"]), *cells(each["held_out"]), number(each["share"], 2), number(each["vote_ceiling"], 2)]
+        for answer, each in found.items()
+    ]
+    return table(head, rows)
 
 
 def _flux_table(found: dict[str, Any]) -> list[str]:

@@ -252,3 +252,19 @@ def test_no_flux_figures_without_a_requested_magnitude_or_in_display_colour() ->
     rgb = Frame("rgb", 32)
     assert flux_ratio(described(none, asked_numeric=known, frame=rgb), described(none, numeric=known, frame=rgb), 0) is None
     assert conditional.agreement(described(none), described(none), 0) is None
+
+
+def test_the_ceiling_of_votes_is_their_correlation_with_the_truth() -> None:
+    """Volunteers drawn from known fractions: 10 votes allow less than 40, and none is needed to know how much."""
+    n, yes = 4000, GZ2.index("bar_yes")
+    truth = seeds.uniform(3, "ceiling-truth", range(n)).double()
+    ceilings = []
+    for voters in (10, 40):
+        given = (seeds.uniform(3, f"ceiling-{voters}", range(n), (voters,)) < truth[:, None]).sum(1).float()
+        counts = torch.zeros(n, len(GZ2.answers))
+        counts[:, yes], counts[:, GZ2.index("bar_no")] = given, voters - given
+        measured = float(torch.corrcoef(torch.stack((given.double() / voters, truth)))[0, 1])
+        ceilings.append(conditional.vote_ceiling(counts, yes, GZ2))
+        assert ceilings[-1] == pytest.approx(measured, abs=0.01)
+    assert ceilings[0] < ceilings[1] - 0.02
+    assert conditional.vote_ceiling(torch.zeros(n, len(GZ2.answers)), yes, GZ2) is None
