@@ -255,3 +255,13 @@ def test_the_judge_knows_what_it_was_trained_on() -> None:
     judge, _ = command.find_judge()
     assert judge is not None
     assert judge.trained(["sim-atlas-777-5", "sim-atlas-777-20480", "sim-atlas-778-5"]) == (["sim-atlas-777-5"], None)
+
+
+def test_what_statmorph_needs_is_said_before_anything_is_measured(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command.catalogue, "absent", lambda: "statmorph not installed (pip install 'galaxysd[eval]')")
+    words = (folders / "new", "--against", folders / "real", "--out", tmp_path / "report")
+    with pytest.raises(Unavailable, match="--statmorph 5: statmorph not installed"):
+        run(arguments(*words, "--statmorph", 5))
+    with pytest.raises(GalaxySDError, match="--statmorph: -1 rows"):
+        run(arguments(*words, "--statmorph", -1))
+    assert not (tmp_path / "report").exists()
