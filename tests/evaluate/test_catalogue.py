@@ -33,8 +33,8 @@ def test_gaussians_have_their_size_and_round_ones_their_concentration(survey: Dr
     size = found["quantities"]["rhalf_circ"]
     assert size["median"]["generated"] == pytest.approx(1.3 * size["median"]["held_out"], rel=0.1)
     assert size["wasserstein"]["beyond_floor"]
-    assert found["quantities"]["sersic_n"]["median"]["held_out"] == pytest.approx(0.5, abs=0.1)  # a Gaussian's index
-    assert not found["quantities"]["sersic_n"]["wasserstein"]["beyond_floor"]
+    for index in found["quantities"]["sersic_n"]["median"].values():
+        assert index == pytest.approx(0.5, abs=0.1)  # a Gaussian's
     flag, *quantities = catalogue._one(real.images[5, 1].numpy(), 0.02)
     assert flag == catalogue.WORST
     assert all(each != each for each in quantities)  # NaN: nothing there
