@@ -18,7 +18,7 @@ GALSIM := $(VENV)/.galsim
 # And the trainer's.
 DIFFUSERS := $(VENV)/.diffusers
 
-.PHONY: help demo test check fix proof-core proof-kernels proof-survey proof-train proof-export bench gpu long clean
+.PHONY: help demo test check fix proof-core proof-kernels proof-survey proof-train proof-export proof-judge bench gpu long clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo "make proof-survey  compares the simulated survey's pixels with GalSim's, and measures images a second"
 	@echo "make proof-train  trains on several ranks that are stopped, killed and resumed in other numbers, and compares with one"
 	@echo "make proof-export  exports every form of the models, and measures seconds, pace beside torch and memory"
+	@echo "make proof-judge  plants every fault in simulated sets; the evaluation must name each, and stay silent on a good set"
 	@echo "make bench       measures kernels and steps again and compares with the committed rows of this kind of machine"
 	@echo "make gpu         everything a GPU machine should do, in 8 minutes; installs nothing, goes on where it stopped"
 	@echo "make long        every proof at its full N: hours; appends rows to benchmarks/results"
@@ -99,6 +100,9 @@ proof-train: $(DIFFUSERS)
 
 proof-export: $(STAMP)
 	@$(PROOF) --tier proof -m proof_export
+
+proof-judge: $(STAMP)
+	@$(PROOF) --tier proof -m proof_judge
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks check

@@ -37,6 +37,7 @@ VERBS = {
         "benchmarks.steps",
         "what fewer evaluations cost a model: solvers, steps and guidance intervals; goes on where it stopped",
     ),
+    "judge": ("benchmarks.judge", "plant every fault in simulated sets and see which the evaluation notices; its pace"),
     "card": ("benchmarks.card", "write the page of a model: data, command, time, scores, limits"),
     "tune": ("benchmarks.tune", "search the launch tables on this card"),
 }

@@ -211,7 +211,7 @@ class Demo:
         provenance = {}
         for name, each in (("generated", self.classes), ("simulated", self.held_out)):
             galaxies = each.read(len(self.classes))
-            measured = None if self.judge is None else self.judge.fractions(galaxies, each.frame)
+            measured = None if self.judge is None else self.judge.look(galaxies, each.frame)[0]
             panels[name] = (galaxies, each.frame, measured)
             provenance[name] = each.provenance
         figures = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from galaxysd import classify, cli
-from galaxysd.data import readers, shards
+from galaxysd.data import readers, shards, transforms
 from galaxysd.data.schema import GZ2
 from galaxysd.model.classifier import load_judge
 from galaxysd.simulate.survey import SimulatedSource
@@ -38,34 +39,73 @@ def table(galaxy_set: Path):
 
 
 def columns(table, prefix: str) -> torch.Tensor:
-    return torch.from_numpy(np.stack([table[f"{prefix}_{answer}"].to_numpy() for answer in GZ2.answers], 1))
+    return torch.from_numpy(np.stack([table[f"{answer}_{prefix}"].to_numpy() for answer in GZ2.answers], 1))
 
 
 def test_one_row_a_galaxy_of_every_shard(table, galaxy_set: Path):
     galaxies = readers.open_set(galaxy_set).read()
     assert table["id"].to_pylist() == galaxies.ids
     assert table["index"].to_pylist() == list(range(N))
-    wanted = {"id", "index", "embedding"} | {f"{kind}_{answer}" for kind in ("pred", "concentration", "reach") for answer in GZ2.answers}
+    kinds = ("concentration", "fraction", "std", "cumulative", "votes")
+    wanted = {"id", "index", "embedding"} | {f"{answer}_{kind}" for kind in kinds for answer in GZ2.answers}
+    wanted |= {f"{question.name}_proportion_asked" for question in GZ2.questions}
     assert set(table.column_names) == wanted
 
 
 def test_the_numbers_are_the_judges(table, galaxy_set: Path):
     judge, found = load_judge(), readers.open_set(galaxy_set)
     galaxies = found.read()
-    assert torch.allclose(columns(table, "concentration"), judge.concentrations(galaxies, found.frame), rtol=1e-4)
-    assert torch.allclose(columns(table, "pred"), judge.fractions(galaxies, found.frame), atol=1e-5)
+    alpha, fractions = judge.concentrations(galaxies, found.frame).double(), judge.fractions(galaxies, found.frame).double()
+    assert torch.allclose(columns(table, "concentration"), alpha, rtol=1e-4)
+    assert torch.allclose(columns(table, "fraction"), fractions, atol=1e-5)
     embedded = torch.tensor(table["embedding"].to_pylist())
     assert torch.allclose(embedded, judge.embed(galaxies, found.frame), atol=1e-4)
 
 
 def test_shares_add_up_along_the_tree(table):
     """Fractions of a question sum to 1, and its answers reach the volunteers who gave one of the answers that lead to it."""
-    fractions, reach = columns(table, "pred"), columns(table, "reach")
-    assert torch.allclose(GZ2.voters(fractions), torch.ones(N, len(GZ2.questions)), atol=1e-5)
+    fractions, reach = columns(table, "fraction"), columns(table, "cumulative")
+    assert torch.allclose(GZ2.voters(fractions), torch.ones(N, len(GZ2.questions), dtype=torch.float64), atol=1e-6)
     for question, part in zip(GZ2.questions, GZ2.slices, strict=True):
         parents = [GZ2.index(parent) for parent in question.parents]
-        wanted = reach[:, parents].sum(1) if parents else torch.ones(N)
-        assert torch.allclose(reach[:, part].sum(1), wanted, atol=1e-5), question.name
+        wanted = reach[:, parents].sum(1) if parents else torch.ones(N, dtype=torch.float64)
+        assert torch.allclose(reach[:, part].sum(1), wanted, atol=1e-6), question.name
+
+
+def test_uncertainty_is_the_dirichlets(table):
+    stats = pytest.importorskip("scipy.stats")
+    alpha, spread = columns(table, "concentration"), columns(table, "std")
+    for part in GZ2.slices:
+        assert np.allclose(spread[0, part].square().numpy(), stats.dirichlet(alpha[0, part].numpy()).var(), rtol=1e-6)
+
+
+def test_a_question_that_few_get_to_is_not_asked(table):
+    for question, part in zip(GZ2.questions, GZ2.slices, strict=True):
+        asked = np.array(table[f"{question.name}_proportion_asked"].to_pylist())
+        for answer in GZ2.answers[part]:
+            votes, share = table[f"{answer}_votes"].to_pylist(), table[f"{answer}_cumulative"].to_pylist()
+            assert [each is None for each in votes] == (asked < 0.5).tolist()
+            assert all(each is None or each == pytest.approx(40 * part_of) for each, part_of in zip(votes, share, strict=True))
+
+
+def test_no_way_up_is_special_with_symmetries(galaxy_set: Path):
+    found = readers.open_set(galaxy_set)
+    galaxies = found.read()
+    judge = load_judge(symmetries=True)
+    alpha, embedded = judge.judged(galaxies, found.frame)
+    fractions = GZ2.fractions(alpha)
+    for code in (1, 2, 4, 7):
+        turned = replace(galaxies, images=transforms.symmetry(galaxies.images, torch.full((N,), code)))
+        other, moved = judge.judged(turned, found.frame)
+        assert (GZ2.fractions(other) - fractions).abs().max() < 1e-5
+        assert (moved - embedded).abs().max() < 1e-5 * embedded.abs().max()
+    single = load_judge().fractions(galaxies, found.frame)
+    assert (single - fractions).abs().max() > 1e-4  # one view is another
+
+
+def test_impossible_voters_are_refused(galaxy_set: Path, tmp_path: Path, capsys):
+    assert cli.main(["classify", "predict", str(galaxy_set), "--voters", "0", "--out", str(tmp_path / "a.parquet")]) == 2
+    assert "--voters: 0" in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten(galaxy_set: Path, tmp_path: Path, capsys):

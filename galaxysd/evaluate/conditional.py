@@ -39,8 +39,9 @@ REPORTED = {
     "4 arms": "spiral-arm-count_4",
     "more than 4 arms": "spiral-arm-count_more-than-4",
 }
+OFTEN = 0.05  # share of held-out rows from which an answer's absence says something
 LEAST_VOTERS = 5  # fewer make a fraction too rough to correlate with
-MAGNITUDE = NUMERIC.index("magnitude")
+MAGNITUDE, R90 = NUMERIC.index("magnitude"), NUMERIC.index("r90_pixels")
 
 
 def columns(schema: Schema) -> dict[str, int]:
@@ -114,7 +115,11 @@ def _rate(hits: Tensor, among: Tensor) -> Rate:
 
 
 def fractions(generated: Described, held_out: Described) -> dict[str, Any] | None:
-    """Correlation of requested and measured conditional fractions, per answer, beside the same on held-out votes."""
+    """Correlation of requested and measured conditional fractions, per answer, beside the same on held-out votes.
+
+    `share` is the one over the other: how much is reached of what the judge and the votes' noise allow. `vote_ceiling` is the
+    correlation that held-out votes would have with a judge that knew what all volunteers think.
+    """
     if generated.cond_counts is None or generated.fractions is None or held_out.fractions is None:
         return None
     schema = generated.schema
@@ -122,8 +127,48 @@ def fractions(generated: Described, held_out: Described) -> dict[str, Any] | Non
     for a, answer in enumerate(schema.answers):
         mine = _agree(generated.cond_counts, generated.fractions, a, schema)
         if mine["rows"] >= LEAST:
-            table[answer] = {"generated": mine, "held_out": _agree(held_out.counts, held_out.fractions, a, schema)}
+            real = _agree(held_out.counts, held_out.fractions, a, schema)
+            known = mine["correlation"] is not None and real["correlation"] is not None and real["correlation"] > 0
+            share = mine["correlation"] / real["correlation"] if known else None
+            table[answer] = {"generated": mine, "held_out": real, "share": share, "vote_ceiling": vote_ceiling(held_out.counts, a, schema)}
     return table
+
+
+def requested(generated: Described) -> list[str | None]:
+    """The class of CLASSES that each generated row was asked for, the first where there are several; None where there is none."""
+    if generated.cond_counts is None:
+        return []
+    picked = {name: place for name, place in columns(generated.schema).items() if name in CLASSES}
+    asked = generated.schema.winners(generated.cond_counts)[:, list(picked.values())]
+    return [next((name for name, each in zip(picked, row, strict=True) if each), None) for row in asked.tolist()]
+
+
+def shares(generated: Described, held_out: Described) -> dict[str, Any] | None:
+    """The share of rows of which the judge gives each answer, generated beside held-out, for the answers that the latter often have."""
+    if generated.fractions is None or held_out.fractions is None:
+        return None
+    mine, theirs = generated.schema.winners(generated.fractions), held_out.schema.winners(held_out.fractions)
+    table = {}
+    for a, answer in enumerate(generated.schema.answers):
+        real = Rate(int(theirs[:, a].sum()), len(theirs))
+        if real.hits >= OFTEN * real.rows:
+            table[answer] = {"generated": Rate(int(mine[:, a].sum()), len(mine)).to_json(), "held_out": real.to_json()}
+    return table
+
+
+def vote_ceiling(counts: Tensor, a: int, schema: Schema) -> float | None:
+    """The correlation of fractions of `counts` [N, A] votes with the fractions they are drawn from; None for few rows or equal ones.
+
+    What two halves of the volunteers agree in, without dividing them: of the variance of the fractions, the part that is not binomial.
+    """
+    voters = schema.voters(counts)[:, schema.owner[a]].double()
+    known = voters >= LEAST_VOTERS
+    if int(known.sum()) < LEAST:
+        return None
+    n, given = voters[known], (counts[known, a].double() / voters[known])
+    spread = float(given.var())
+    noise = float((given * (1 - given) / (n - 1)).mean())
+    return (max(0.0, spread - noise) / spread) ** 0.5 if spread > 1e-9 else None
 
 
 def _agree(counts: Tensor, measured: Tensor, a: int, schema: Schema) -> dict[str, Any]:
@@ -211,6 +256,33 @@ def flux_ratio(generated: Described, held_out: Described, seed: int, bins: int =
     return {"bins": every, "all": whole, "outside_bins": rows - whole["generated"], "rows": rows}
 
 
+def size_ratio(generated: Described, held_out: Described, seed: int) -> dict[str, Any] | None:
+    """Median R50 of generated over held-out galaxies at the R90 asked for, beside two real halves; None where none was asked for.
+
+    Measured R50 is first divided by the R90 that was asked for. The sky moves a measured R90 more than a galaxy's shape moves their ratio.
+    """
+    if generated.cond_numeric is None:
+        return None
+    mine, theirs = (
+        (of.properties["r50"] / numeric[:, R90]).double()
+        for of, numeric in ((generated, generated.cond_numeric), (held_out, held_out.numeric))
+    )
+    mine, theirs = (ratio[ratio.isfinite()] for ratio in (mine, theirs))
+    if min(len(mine), len(theirs) // 2) < LEAST:
+        return None
+    return {**_of_medians(mine, theirs, seed), "generated": len(mine), "held_out": len(theirs)}
+
+
+def _of_medians(new: Tensor, real: Tensor, seed: int) -> dict[str, float | list[float]]:
+    """The ratio of both medians, and that of two real halves as large."""
+    spread = []
+    for split in range(SPLITS):
+        _, one, other = halves(len(new), len(real), seed, split)
+        spread.append(real[one].nanmedian() / real[other].nanmedian())
+    ends = torch.stack(spread).quantile(torch.tensor([0.5, 0.025, 0.975], dtype=torch.float64)).tolist()
+    return {"ratio": float(new.nanmedian() / real.nanmedian()), "floor": ends[0], "floor_range": ends[1:]}
+
+
 def _band(
     generated: Described,
     held_out: Described,
@@ -226,10 +298,4 @@ def _band(
     def relative(of: Described, rows: Tensor, magnitude: Tensor) -> Tensor:
         return of.properties[f"flux_{band}"][rows].double() * 10 ** (0.4 * (magnitude[rows] - zero))
 
-    new, real = relative(generated, mine, asked[0]), relative(held_out, theirs, asked[1])
-    spread = []
-    for split in range(SPLITS):
-        _, one, other = halves(len(new), len(real), seed, split)
-        spread.append(real[one].nanmedian() / real[other].nanmedian())
-    ends = torch.stack(spread).quantile(torch.tensor([0.5, 0.025, 0.975], dtype=torch.float64)).tolist()
-    return {"ratio": float(new.nanmedian() / real.nanmedian()), "floor": ends[0], "floor_range": ends[1:]}
+    return _of_medians(relative(generated, mine, asked[0]), relative(held_out, theirs, asked[1]), seed)

@@ -1,13 +1,13 @@
 """A set as the evaluation sees it: read once in chunks, measured, judged, and the pictures let go.
 
-The judge is anything with the two methods of `Judge`; galaxysd's own is `galaxysd.model.classifier`. Feature spaces that need no
-judge are the measured properties and coarse asinh pixels.
+The judge is anything with the method of `Judge`; galaxysd's own is `galaxysd.model.classifier`. Feature spaces that need no judge are
+the measured properties, coarse asinh pixels and scattering coefficients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -18,7 +18,7 @@ from galaxysd import seeds
 from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.schema import Schema
 from galaxysd.errors import BadInput
-from galaxysd.evaluate import morphology
+from galaxysd.evaluate import morphology, scattering
 
 CHUNK = 256
 PIXEL_SIDE = 16  # coarse pixels on a side: shape and colour of a galaxy, little of its noise
@@ -27,18 +27,21 @@ PIXEL_SIDE = 16  # coarse pixels on a side: shape and colour of a galaxy, little
 class Judge(Protocol):
     """A morphology classifier that has not seen the rows it judges."""
 
-    def fractions(self, galaxies: Galaxies, frame: Frame) -> Tensor:
-        """Expected conditional vote fractions, [B, A]."""
+    def look(self, galaxies: Galaxies, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Expected conditional vote fractions [B, A] and an embedding [B, E]."""
 
-    def embed(self, galaxies: Galaxies, frame: Frame) -> Tensor:
-        """An embedding, [B, E]."""
+    def trained(self, ids: list[str]) -> tuple[list[str], str | None]:
+        """Those of `ids` that it was trained on, and why that is not known of all of them."""
 
 
 class Rows(Protocol):
     """What is read: a set on disk (`data.readers.open_set`) or a simulated source."""
 
-    frame: Frame
-    chunk_rows: Sequence[int]
+    @property
+    def frame(self) -> Frame: ...
+
+    @property
+    def chunk_rows(self) -> Sequence[int]: ...
 
     def load(self, k: int) -> Galaxies: ...
 
@@ -72,6 +75,7 @@ class Described:
     pixels: Tensor  # [N, C, side, side]
     fractions: Tensor | None  # [N, A], by the judge
     embedding: Tensor | None  # [N, E], by the judge
+    scattering: Tensor | None = None  # [N, F], NaN in a row that is not finite
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,6 +83,26 @@ class Described:
     @property
     def schema(self) -> Schema:
         return self.frame.labels
+
+    def rows(self, pick: Tensor) -> Described:
+        """The rows at positions `pick` (int64)."""
+
+        def take(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[pick]
+
+        return replace(
+            self,
+            ids=[self.ids[row] for row in pick.tolist()],
+            counts=self.counts[pick],
+            numeric=self.numeric[pick],
+            cond_counts=take(self.cond_counts),
+            cond_numeric=take(self.cond_numeric),
+            properties={name: column[pick] for name, column in self.properties.items()},
+            pixels=self.pixels[pick],
+            fractions=take(self.fractions),
+            embedding=take(self.embedding),
+            scattering=take(self.scattering),
+        )
 
 
 def pick(chunk_rows: Sequence[int], limit: int | None, seed: int) -> list[Tensor]:
@@ -107,13 +131,16 @@ def describe(source: Rows, softening: Tensor, judge: Judge | None = None, limit:
     """Reads, measures and judges a set."""
     frame = source.frame
     parts: list[Galaxies] = []
-    properties, pixels, fractions, embedding = [], [], [], []
+    properties, pixels, scattered = [], [], []
+    fractions: list[Tensor] = []
+    embedding: list[Tensor] = []
     for galaxies in stream(source, limit, seed):
         properties.append(morphology.measure(galaxies.images, frame))
         pixels.append(coarse(galaxies.images, frame, softening))
+        scattered.append(scattering.scattering(stretched(galaxies.images, frame, softening), morphology.reference_band(frame)))
         if judge is not None:
-            fractions.append(judge.fractions(galaxies, frame).float().cpu())
-            embedding.append(judge.embed(galaxies, frame).float().cpu())
+            for found, said in zip((fractions, embedding), judge.look(galaxies, frame), strict=True):
+                found.append(said.float().cpu())
         galaxies.images = galaxies.images.new_empty(len(galaxies), 0)  # not a view, which would keep the pixels; the rest is small
         parts.append(galaxies)
     if not parts:
@@ -130,6 +157,7 @@ def describe(source: Rows, softening: Tensor, judge: Judge | None = None, limit:
         torch.cat(pixels),
         torch.cat(fractions) if judge is not None else None,
         torch.cat(embedding) if judge is not None else None,
+        torch.cat(scattered),
     )
 
 
@@ -138,7 +166,7 @@ def refusal(judge: Judge, source: Rows) -> str | None:
     one = next(stream(source, 1), None)
     try:
         if one is not None:
-            judge.fractions(one, source.frame)
+            judge.look(one, source.frame)
     except BadInput as error:
         return str(error)
     return None
@@ -157,8 +185,12 @@ def softening(source: Rows, seed: int = 0) -> Tensor:
 def coarse(images: Tensor, frame: Frame, softening: Tensor) -> Tensor:
     """Gives `images` [B, C, H, W] as asinh pixels of PIXEL_SIDE on a side (rgb: display levels 0..1): comparable without any model."""
     side = min(PIXEL_SIDE, images.shape[-1])
-    small = adaptive_avg_pool2d(images.float(), side)
-    return small / 255.0 if frame.kind == "rgb" else torch.asinh(small / softening[:, None, None])
+    return stretched(adaptive_avg_pool2d(images.float(), side), frame, softening)
+
+
+def stretched(images: Tensor, frame: Frame, softening: Tensor) -> Tensor:
+    """Gives `images` [B, C, H, W] as asinh pixels in units of the softening; rgb as display levels 0..1."""
+    return images.float() / 255.0 if frame.kind == "rgb" else torch.asinh(images.float() / softening[:, None, None])
 
 
 def comparable(one: Frame, other: Frame, names: tuple[str, str]) -> None:
@@ -168,6 +200,26 @@ def comparable(one: Frame, other: Frame, names: tuple[str, str]) -> None:
         same = _close(a, b) if name == "pixel_scale" else a == b
         if not same and not (one.kind == other.kind == "rgb" and name in ("pixel_scale", "zero_points", "unit")):
             raise BadInput(f"evaluate: {name} is {a} in {names[0]} and {b} in {names[1]}; compare sets of one frame")
+
+
+def natural(held_out: Described, name: str) -> None:
+    """Refuses a held-out set of generated galaxies: what a model drew is no measure of a model."""
+    if held_out.cond_counts is not None:
+        raise BadInput(
+            f"evaluate: {name} holds {len(held_out)} generated galaxies (they carry requests); compare with galaxies no model drew"
+        )
+
+
+def independent(judge: Judge, held_out: Described, name: str, missing: dict[str, str]) -> None:
+    """Refuses a judge that was trained on the galaxies it would judge; where that cannot be known, says so in `missing`."""
+    found, unknown = judge.trained(held_out.ids)
+    if found:
+        raise BadInput(
+            f"evaluate: the judge was trained on {len(found)} of {len(held_out)} galaxies of {name} ({found[0]!r} first); "
+            "give held-out galaxies it has not seen"
+        )
+    if unknown:
+        missing["whether the judge has seen held-out galaxies"] = unknown
 
 
 def _close(a: float | None, b: float | None) -> bool:

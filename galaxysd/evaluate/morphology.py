@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
 from galaxysd.data.galaxies import Frame
+from galaxysd.evaluate import structure
 
 ROUNDS = 20  # adaptive moments halve their distance from the fixed point each round
 WIDEST = 5  # the weight's width is at most the stamp's over this
@@ -28,7 +29,8 @@ def measure(images: Tensor, frame: Frame) -> dict[str, Tensor]:
     """Gives named properties, each float32 [B], of `images` [B, C, H, W]; NaN where one cannot be measured.
 
     flux sets: sky, noise and flux per band in the unit of the frame, magnitudes, colours of neighbouring bands; and for every set
-    r50 and r90 (pixels), concentration r90/r50 and ellipticity 1 - b/a. On rgb sets sizes are of the stretched picture: relative only.
+    r50 and r90 (pixels), concentration r90/r50, ellipticity 1 - b/a, asymmetry, Gini, M20 and
+    the power spectrum. On rgb sets sizes are of the stretched picture: relative only.
     """
     whole = torch.isfinite(images.float()).flatten(1).all(1)
     images = torch.where(whole[:, None, None, None], images.float(), torch.zeros((), device=images.device))
@@ -53,6 +55,7 @@ def measure(images: Tensor, frame: Frame) -> dict[str, Tensor]:
     found["r50"], found["r90"] = radii(detection, centre, (0.5, 0.9)).unbind(-1)
     found["concentration"] = found["r90"] / found["r50"]
     found["ellipticity"] = ellipticity(covariance)
+    found |= structure.structure(detection, centre, found["r90"]) | structure.power(detection)
     return {name: torch.where(whole, column, torch.nan) for name, column in found.items()}
 
 
@@ -153,5 +156,7 @@ def radii(image: Tensor, centre: Tensor, shares: tuple[float, ...]) -> Tensor:
         upper, lower = growth.gather(1, outside[:, None])[:, 0], growth.gather(1, outside[:, None] - 1)[:, 0]
         # Bin k holds distances that round to k: its sum reaches out to k + 1/2.
         found.append((outside + 0.5 - (upper - share) / (upper - lower).clamp_min(1e-12)) / FINE)
-    measured = known & (total > 0)
-    return torch.where(measured[:, None], torch.stack(found, -1), torch.nan).float()
+    radius = torch.stack(found, -1)
+    # Light that sums to little or falls outwards has no such circle: the curve's crossing is nowhere near the stamp.
+    measured = (known & (total > 0))[:, None] & (radius > 0) & (radius < 2 * size)
+    return torch.where(measured, radius, torch.nan).float()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from galaxysd import files
+from galaxysd.data.transforms import symmetry
 from galaxysd.evaluate.distances import SPLITS, halves
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 GENERATED, HELD_OUT, FLOOR, THIRD = "#D55E00", "#0072B2", "#BBBBBB", "#009E73"  # Okabe and Ito
 BANDS = {"u": "#CC79A7", "g": THIRD, "r": GENERATED, "i": "#CC79A7", "z": "#56B4E9"}
 BINS = 24
+PAIRS = 8  # rows shown beside their nearest training galaxy
 
 
 def draw(folder: Path, evaluation: Evaluation) -> list[str]:
@@ -37,11 +39,17 @@ def draw(folder: Path, evaluation: Evaluation) -> list[str]:
     if found["flux_ratio"] and any("bands" in row for row in found["flux_ratio"]["bins"]):
         drawn["flux.png"] = flux(found["flux_ratio"])
     drawn["planes.png"] = planes(evaluation)
+    if found["calibration"] and found["calibration"]["bins"]:
+        drawn["reliability.png"] = reliability(found["calibration"])
     if evaluation.nearest:
         drawn["nearest.png"] = nearest(evaluation)
+        drawn["pairs.png"] = pairs(evaluation)
+    written = []
     for name, figure in drawn.items():
-        files.commit(folder / name, lambda file, figure=figure: figure.savefig(file, format="png", dpi=110))  # type: ignore[misc]
-    return list(drawn)
+        for kind in ("png", "pdf"):
+            written.append(name.removesuffix("png") + kind)
+            files.commit(folder / written[-1], lambda file, figure=figure, kind=kind: figure.savefig(file, format=kind, dpi=110))  # type: ignore[misc]
+    return written
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -257,4 +265,40 @@ def nearest(evaluation: Evaluation) -> Figure:
     axes.set_xlabel("rms distance to the nearest training galaxy", fontsize=9)
     axes.set_ylabel("share of rows", fontsize=9)
     axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def reliability(found: dict[str, Any]) -> Figure:
+    """What the judge promises of held-out votes, and what volunteers gave."""
+    figure = _figure(4.2, 3.6)
+    axes = figure.subplots()
+    _clean(axes)
+    axes.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1, label="promised is given")
+    bins = found["bins"]
+    axes.plot([each["predicted"] for each in bins], [each["given"] for each in bins], "o-", color=HELD_OUT, label="judge on held-out votes")
+    axes.set_xlabel("fraction the judge expects", fontsize=9)
+    axes.set_ylabel("fraction volunteers gave", fontsize=9)
+    axes.set_title(f"expected calibration error {found['expected_calibration_error']:.3f}", fontsize=9)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def pairs(evaluation: Evaluation) -> Figure:
+    """The generated rows nearest to training, in the coarse pixels they are compared in, each above its training galaxy."""
+    assert evaluation.nearest is not None
+    near = evaluation.nearest[0]
+    rows = near.distance.argsort()[:PAIRS].tolist()
+    figure = _figure(1.3 * len(rows) + 0.4, 3.2)
+    grid = figure.subplots(2, len(rows), squeeze=False)
+    for place, row in enumerate(rows):
+        both = (symmetry(evaluation.generated.pixels[row : row + 1], near.code[row : row + 1])[0], near.pixels[row])
+        low, high = (float(end(torch.cat([each.mean(0).flatten() for each in both]))) for end in (torch.min, torch.max))
+        for axes, picture in zip(grid[:, place], both, strict=True):
+            axes.imshow(picture.mean(0).numpy(), cmap="gray", vmin=low, vmax=high)
+            axes.set_xticks([])
+            axes.set_yticks([])
+        grid[0, place].set_title(f"{float(near.distance[row]):.2f}", fontsize=8)
+    grid[0, 0].set_ylabel("generated", fontsize=8)
+    grid[1, 0].set_ylabel("training", fontsize=8)
+    figure.supxlabel("rms distance above; the nearest on the left", fontsize=8)
     return figure

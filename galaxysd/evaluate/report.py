@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from galaxysd import files
-from galaxysd.evaluate import pictures
+from galaxysd.evaluate import page, pictures
 from galaxysd.evaluate.features import Described
 from galaxysd.evaluate.memorisation import Nearest
 
@@ -35,10 +35,17 @@ def verdict(findings: dict[str, Any]) -> list[str]:
         lines.append(
             "Display colour is relative only: no flux and no colour in magnitudes is measured; sizes are of the stretched picture."
         )
+    lines = verdict_lines(findings["alarms"], findings["not_measured"]) + lines
     if findings["classes"]:
         lines.append(_classes(findings["classes"]))
     if findings["flux_ratio"]:
         lines += _flux(findings["flux_ratio"])
+    if findings["size_ratio"]:
+        size = findings["size_ratio"]
+        low, high = size["floor_range"]
+        lines.append(
+            f"Median R50 at the requested R90: {size['ratio']:.3f} of held-out galaxies' (two real halves: {low:.3f} to {high:.3f})."
+        )
     lines.append(_properties(findings["distributions"]))
     for name, space in findings["spaces"].items():
         cover = space["coverage"]
@@ -47,10 +54,39 @@ def verdict(findings: dict[str, Any]) -> list[str]:
             f"Coverage in {name}: {cover['value']:.2f}, two real halves {cover['floor']:.2f} "
             f"[{cover['floor_range'][0]:.2f}, {cover['floor_range'][1]:.2f}]: {word} the floor (N {cover['rows']} a side)."
         )
+    if findings["detector"]:
+        lines.append(_told(findings["detector"]))
     if findings["memorisation"]:
         lines.append(_copies(findings["memorisation"]))
+    if findings["calibration"] and findings["calibration"]["expected_calibration_error"] is not None:
+        error = findings["calibration"]["expected_calibration_error"]
+        lines.append(f"The judge's fractions are off by {error:.3f} of held-out votes on average (expected calibration error).")
+    lines.append(f"{findings['pretrained_encoder'].capitalize()}.")
     lines += [f"Not measured: {what}: {why}." for what, why in findings["not_measured"].items()]
     return lines
+
+
+def verdict_lines(alarms: list[dict[str, Any]], missing: dict[str, str]) -> list[str]:
+    """The verdict in one line, and one line for each alarm."""
+    unknown = f" Of what was to be measured {len(missing)} could not be: see below." if missing else ""
+    if not alarms:
+        return [f"PASSES: no alarm.{unknown}"]
+    word = f"FAILS: {', '.join(dict.fromkeys(alarm['fault'] for alarm in alarms))}.{unknown}"
+    return [word] + [
+        f"ALARM, {alarm['fault']}: {alarm['says']} ({alarm['metric']} {alarm['value']:.3g}, limit {alarm['limit']:.3g})."
+        for alarm in alarms
+    ]
+
+
+def _told(found: dict[str, Any]) -> str:
+    mine, halves = found["accuracy"], found["two_real_halves"]
+    planted = ", ".join(f"{name} {rate['rate']:.2f}" for name, rate in found["planted"].items())
+    if not found["proven"]:
+        return f"Whether it can be told is not known: the detector misses planted faults ({planted})."
+    return (
+        f"A detector tells generated from held-out galaxies in {_rate(mine)} (two real halves {halves['rate']:.2f}, 0.50 is chance); "
+        f"it tells planted faults in {planted}."
+    )
 
 
 def _classes(found: dict[str, Any]) -> str:
@@ -114,9 +150,28 @@ def write(folder: Path, evaluation: Evaluation) -> list[Path]:
     if not evaluation.pictures:
         evaluation.findings["not_measured"]["pictures"] = "matplotlib is not installed (pip install 'galaxysd[eval]')"
         evaluation.findings["verdict"] = verdict(evaluation.findings)
-    files.commit(folder / "report.md", lambda file: file.write(markdown(evaluation).encode()))
+    text = markdown(evaluation)
+    drawn = {name: (folder / name).read_bytes() for name in evaluation.pictures if name.endswith(".png")}
+    files.commit(folder / "report.md", lambda file: file.write(text.encode()))
+    files.commit(folder / "report.html", lambda file: file.write(page.html(text, drawn).encode()))
+    rows = [name for name in (_write_nearest(folder, evaluation),) if name]
     files.commit_json(folder / "report.json", evaluation.findings)
-    return [folder / name for name in (*evaluation.pictures, "report.md", "report.json")]
+    return [folder / name for name in (*evaluation.pictures, *rows, "report.md", "report.html", "report.json")]
+
+
+def _write_nearest(folder: Path, evaluation: Evaluation) -> str | None:
+    """The nearest training galaxy of every generated row, as a table; None where none was looked for."""
+    if evaluation.nearest is None:
+        return None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    near = evaluation.nearest[0]
+    columns = {"id": evaluation.generated.ids, "nearest_train_id": near.ids, "distance": near.distance.numpy()}
+    if near.relative is not None:
+        columns["relative_to_next_nearest"] = near.relative.numpy()
+    files.commit(folder / "nearest.parquet", lambda file: pq.write_table(pa.table(columns), file))
+    return "nearest.parquet"
 
 
 def markdown(evaluation: Evaluation) -> str:
@@ -127,6 +182,8 @@ def markdown(evaluation: Evaluation) -> str:
     parts += [f"- {line}" for line in found["verdict"]]
     parts += ["", f"Seed {found['seed']}. Ranges are 95 % ranges over seeded splits; intervals of rates are Wilson's 95 %."]
     parts += [found["compared_with"], ""]
+    if "command" in found:
+        parts += [f"Made by `{found['command']}` (galaxysd {found['galaxysd']}).", ""]
     if found["classes"]:
         parts += ["## Requested classes", "", *_class_table(found["classes"]), ""]
     if found["fractions"]:
@@ -134,10 +191,14 @@ def markdown(evaluation: Evaluation) -> str:
     if found["flux_ratio"]:
         parts += ["## Flux at the requested magnitude", "", *_flux_table(found["flux_ratio"]), ""]
     parts += ["## Distributions (Wasserstein-1)", "", *_property_table(found["distributions"]), ""]
-    parts += ["## Coverage, density, Frechet distance", "", *_space_table(found["spaces"]), ""]
+    if found["detector"]:
+        parts += ["## Can it be told", "", *_detector_table(found["detector"]), ""]
+    if found["statmorph"]:
+        parts += ["## Measured by photutils and statmorph", "", *_statmorph_table(found["statmorph"]), ""]
+    parts += ["## Coverage, density, precision, recall, Frechet and kernel distance", "", *_space_table(found["spaces"]), ""]
     if found["memorisation"]:
         parts += ["## Nearest training galaxies", "", *_nearest_table(found["memorisation"]), ""]
-    parts += [f"![{name.removesuffix('.png')}]({name})\n" for name in evaluation.pictures]
+    parts += [f"![{name.removesuffix('.png')}]({name})\n" for name in evaluation.pictures if name.endswith(".png")]
     return "\n".join(parts)
 
 
@@ -171,8 +232,12 @@ def _fraction_table(found: dict[str, Any]) -> list[str]:
     def cells(each: dict[str, Any]) -> list[str]:
         return [number(each["correlation"], 2), number(each["mean_absolute_error"], 2), str(each["rows"])]
 
-    head = ["answer", "correlation", "mean error", "N", "held-out: correlation", "mean error", "N"]
-    return table(head, [[answer, *cells(each["generated"]), *cells(each["held_out"])] for answer, each in found.items()])
+    head = ["answer", "correlation", "mean error", "N", "held-out: correlation", "mean error", "N", "share of held-out's", "votes allow"]
+    rows = [
+        [answer, *cells(each["generated"]), *cells(each["held_out"]), number(each["share"], 2), number(each["vote_ceiling"], 2)]
+        for answer, each in found.items()
+    ]
+    return table(head, rows)
 
 
 def _flux_table(found: dict[str, Any]) -> list[str]:
@@ -221,12 +286,28 @@ def _property_table(found: dict[str, Any]) -> list[str]:
 
 def _space_table(found: dict[str, Any]) -> list[str]:
     rows = [
-        [f"{what}, {name}", *_beside(space[what])]
+        [f"{what}, {name}", *_beside(space[what]), number(space[what]["collapsed"]) if space[what] else "–"]
         for name, space in found.items()
-        for what in ("coverage", "density", "frechet")
+        for what in ("coverage", "density", "precision", "recall", "frechet", "kernel")
         if what in space
     ]
-    return table(["", "value", "two real halves", "ratio", "N a side"], rows)
+    return table(["", "value", "two real halves", "ratio", "N a side", "collapsed generator"], rows)
+
+
+def _detector_table(found: dict[str, Any]) -> list[str]:
+    named = {"generated": found["accuracy"], "two real halves": found["two_real_halves"], **found["planted"]}
+    return table(["told from held-out galaxies", "accuracy"], [[name, _rate(rate)] for name, rate in named.items()])
+
+
+def _statmorph_table(found: dict[str, Any]) -> list[str]:
+    flagged = " and ".join(f"{_rate(rate)} {name.replace('_', '-')}" for name, rate in found["flagged"].items())
+    rows = [
+        [name, *(number(each["median"][of]) for of in ("generated", "held_out")), *_beside(each["wasserstein"])]
+        for name, each in found["quantities"].items()
+    ]
+    head = ["quantity", "median generated", "median held-out", "distance", "two real halves", "ratio", "N a side"]
+    relative = " Of the stretched picture: relative only." if found["relative_only"] else ""
+    return [f"In the {found['band']} band; flagged as bad and left out: {flagged}.{relative}", "", *table(head, rows)]
 
 
 def _nearest_table(found: dict[str, Any]) -> list[str]:

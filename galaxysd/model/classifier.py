@@ -7,6 +7,7 @@ Dirichlet-multinomial law, so that 40 votes teach more than 10. The tree is not 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,8 @@ from galaxysd import checkpoint
 from galaxysd.config import ModelConfig
 from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.schema import Schema
+from galaxysd.data.trained import seen
+from galaxysd.data.transforms import symmetry
 from galaxysd.errors import BadInput
 from galaxysd.model.described import described
 from galaxysd.model.layers import Conv, Linear, NormSiLU
@@ -89,11 +92,16 @@ def vote_loss(alpha: Tensor, counts: Tensor, labels: Schema) -> Tensor:
 
 
 class Judge:
-    """A trained classifier that looks at galaxies of any size its own divides."""
+    """A trained classifier that looks at galaxies of any size its own divides.
 
-    def __init__(self, source: checkpoint.Checkpoint) -> None:
+    With `symmetries` it looks at each galaxy turned and mirrored in all eight ways, and gives the mean: no way up is special then.
+    """
+
+    def __init__(self, source: checkpoint.Checkpoint, symmetries: bool = False) -> None:
+        self.ways = range(8) if symmetries else range(1)
         found = described(source, "classifier")
         self.path, self.digest, self.config = source.path, source.digest, found.config
+        self.trained_on: dict[str, Any] = source.about["trained_on"]
         self.labels, self.stretch, self.frame = found.labels, found.stretch, found.frame
         with torch.device("meta"):
             net = Classifier(self.config.model, self.labels)
@@ -119,20 +127,39 @@ class Judge:
     @torch.inference_mode()
     def concentrations(self, galaxies: Galaxies, frame: Frame) -> Tensor:
         """Dirichlet concentrations of every answer, [B, A]."""
-        parts = self.prepare(galaxies.images, frame).split(256)
-        return torch.cat([concentrations(self.net(part), self.labels) for part in parts])
+        return self.judged(galaxies, frame)[0]
 
     def fractions(self, galaxies: Galaxies, frame: Frame) -> Tensor:
         """Expected conditional fractions of every answer, [B, A]."""
         return self.labels.fractions(self.concentrations(galaxies, frame))
 
+    def trained(self, ids: list[str]) -> tuple[list[str], str | None]:
+        """Those of `ids` that it was trained on, and why that is not known of all of them."""
+        return seen(self.trained_on, ids, self.path.parent)
+
+    @torch.inference_mode()
+    def look(self, galaxies: Galaxies, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Expected conditional fractions [B, A] and the embedding [B, E], for the price of one."""
+        alpha, embedded = self.judged(galaxies, frame)
+        return self.labels.fractions(alpha), embedded
+
     @torch.inference_mode()
     def embed(self, galaxies: Galaxies, frame: Frame) -> Tensor:
         """The last hidden layer, [B, E]: a space in which galaxies that look alike are near."""
-        return torch.cat([self.net.embed(part) for part in self.prepare(galaxies.images, frame).split(256)])
+        return self.judged(galaxies, frame)[1]
+
+    @torch.inference_mode()
+    def judged(self, galaxies: Galaxies, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Concentrations [B, A] and embedding [B, E]: the mean over the ways it looks."""
+        parts = []
+        for part in self.prepare(galaxies.images, frame).split(256):
+            embedded = torch.stack([self.net.embed(symmetry(part, torch.full((len(part),), way))) for way in self.ways])
+            alpha = torch.stack([concentrations(self.net.read(each), self.labels) for each in embedded])
+            parts.append((alpha.mean(0), embedded.mean(0)))
+        return torch.cat([alpha for alpha, _ in parts]), torch.cat([embedded for _, embedded in parts])
 
 
-def load_judge(model: str | Path = JUDGE) -> Judge:
+def load_judge(model: str | Path = JUDGE, symmetries: bool = False) -> Judge:
     """The judge that ships with galaxysd, or a classifier of your own."""
     path, expected, _ = checkpoint.locate(model)
-    return Judge(checkpoint.read(path, expected))
+    return Judge(checkpoint.read(path, expected), symmetries)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from galaxysd import config as configs
 from galaxysd.classify import rates
 from galaxysd.config import Config
 from galaxysd.diffusion.denoiser import resolve_device
 from galaxysd.distributed import ranks
+from galaxysd.model.calibration import calibration
 from galaxysd.model.classifier import load_judge
 from galaxysd.runlog import StopSignals
 from galaxysd.train import curves, ship
@@ -45,13 +47,22 @@ def report(args: argparse.Namespace, config: Config, result: Result) -> None:
     model = result.checkpoint if args.ship is None else ship.ship(args.ship, result, args.words)
     facts: dict[str, object] = {"run": str(result.run), "model": str(model), "steps": result.steps, "loss": result.loss}
     if args.simulate is not None:
-        facts["held_out"] = held_out(model, populations(args), args.data_seed + 1, args.held_out, config.model.image_size)
+        found = held_out(model, populations(args), args.data_seed + 1, args.held_out, config.model.image_size)
+        facts["held_out"] = {name: given for name, (given, _) in found.items()}
+        facts["calibration"] = {name: calibrated for name, (_, calibrated) in found.items()}
     print(json.dumps(facts, indent=None if args.json else 1))
 
 
-def held_out(model: Path, presets: list[str], seed: int, n: int, size: int) -> dict[str, dict[str, tuple[float, int]]]:
-    """The classifier's rate for each answer on simulated galaxies of another seed, by population."""
+def held_out(
+    model: Path, presets: list[str], seed: int, n: int, size: int
+) -> dict[str, tuple[dict[str, tuple[float, int]], dict[str, Any]]]:
+    """The classifier's rate for each answer, and its calibration, on simulated galaxies of another seed, by population."""
     from galaxysd.simulate.survey import frame, simulate
 
     judge = load_judge(model)
-    return {name: rates(judge, simulate(name, seed, range(n), size), frame(name, size)) for name in presets}
+    found = {}
+    for name in presets:
+        galaxies, stamps = simulate(name, seed, range(n), size), frame(name, size)
+        calibrated = calibration(judge.fractions(galaxies, stamps), galaxies.counts, judge.labels)
+        found[name] = rates(judge, galaxies, stamps), {key: calibrated[key] for key in ("expected_calibration_error", "by_question")}
+    return found

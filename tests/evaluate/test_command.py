@@ -1,21 +1,24 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
 
 from galaxysd import files
 from galaxysd.data.galaxies import Frame, Galaxies
+from galaxysd.data.readers import open_set
 from galaxysd.data.schema import GZ2
 from galaxysd.data.shards import SetWriter
 from galaxysd.errors import BadInput, GalaxySDError, Unavailable
-from galaxysd.evaluate import command, morphology
+from galaxysd.evaluate import command, morphology, structure
 from galaxysd.evaluate.command import add_arguments, evaluate, run
 from galaxysd.evaluate.features import InMemory
 
@@ -25,6 +28,12 @@ Draw = Callable[..., Galaxies]
 @dataclass
 class Ruler:
     """A judge that measures axis ratios: all it can tell is round from cigar."""
+
+    def trained(self, ids: list[str]) -> tuple[list[str], str | None]:
+        return [name for name in ids if name.startswith("seen")], None
+
+    def look(self, galaxies: Galaxies, frame: Frame) -> tuple[Tensor, Tensor]:
+        return self.fractions(galaxies, frame), self.embed(galaxies, frame)
 
     def fractions(self, galaxies: Galaxies, frame: Frame) -> Tensor:
         flat = morphology.measure(galaxies.images, frame)["ellipticity"]
@@ -56,17 +65,21 @@ def test_an_equal_sample_passes_and_says_its_numbers(survey: Draw, frame: Frame)
     assert found["classes"]["chance"] == pytest.approx(0.5, abs=0.02)
     beyond = [name for name, each in found["distributions"].items() if each["wasserstein"]["beyond_floor"]]
     assert len(beyond) <= 2, beyond
-    assert set(found["spaces"]) == {"measured properties", "coarse pixels", "the judge's embedding"}
+    assert set(found["spaces"]) == {"measured properties", "coarse pixels", "scattering coefficients", "the judge's embedding"}
+    assert found["passes"], found["alarms"]
+    assert 0.35 < found["detector"]["accuracy"]["rate"] < 0.65
+    assert found["detector"]["proven"]
     assert not any(space["coverage"]["beyond_floor"] for space in found["spaces"].values())
     assert not found["memorisation"]["exceeds_holdout"]
     assert found["memorisation"]["suspected_copies"] == 0
     for row in found["flux_ratio"]["bins"]:
         assert row["bands"]["r"]["ratio"] == pytest.approx(1.0, abs=0.01)
-    assert found["not_measured"] == {}
+    assert set(found["not_measured"]) == {"photutils' and statmorph's measurements"}
     json.dumps(found, allow_nan=False)
 
 
-def test_planted_faults_show_where_they_should(survey: Draw, frame: Frame) -> None:
+def test_planted_faults_show_where_they_should(survey: Draw, frame: Frame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command.detector, "detect", lambda *_: None)  # has its own tests, and takes longer than all the rest
     real, train = survey(300, 2), survey(200, 3, "train")
 
     def findings(new: Galaxies) -> dict:  # type: ignore[type-arg]
@@ -100,7 +113,11 @@ def test_a_request_by_votes_is_compared_with_its_own_mix(survey: Draw, frame: Fr
     assert "150 of 300 held-out rows" in found["compared_with"]
     assert not found["distributions"]["ellipticity"]["wasserstein"]["beyond_floor"]
     assert "One class was asked for" in " ".join(found["verdict"])
-    assert set(found["not_measured"]) == {"flux at the requested magnitude", "nearest training galaxies"}
+    assert set(found["not_measured"]) == {
+        "flux at the requested magnitude",
+        "nearest training galaxies",
+        "photutils' and statmorph's measurements",
+    }
 
 
 def test_display_colour_has_no_flux_figures_and_says_so(survey: Draw, frame: Frame) -> None:
@@ -111,7 +128,9 @@ def test_display_colour_has_no_flux_figures_and_says_so(survey: Draw, frame: Fra
     found = evaluate(InMemory(asked(picture(survey(60, 1, "new"))), rgb), InMemory(picture(survey(100, 2)), rgb)).findings
     assert found["flux_ratio"] is None
     assert found["not_measured"]["flux at the requested magnitude"] == "display colour is relative only"
-    assert set(found["distributions"]) == {"display_level", "r50", "r90", "concentration", "ellipticity"}
+    shapes = {"r50", "r90", "concentration", "ellipticity", "asymmetry", "gini", "m20"}
+    power = {f"power_{low:g}-{high:g}" for low, high in itertools.pairwise(structure.FREQUENCIES)}
+    assert set(found["distributions"]) == {"display_level"} | shapes | power
     assert any("relative only" in line for line in found["verdict"])
 
 
@@ -151,16 +170,14 @@ def test_the_command_reads_sets_and_writes_a_report(
     assert "60 generated galaxies against 110 held-out ones" in said
     assert "no judge" in said
     assert str(out) in said
-    assert {path.name for path in out.iterdir()} == {
-        "report.json",
-        "report.md",
-        "distributions.png",
-        "flux.png",
-        "planes.png",
-        "nearest.png",
-    }
+    drawn = {f"{name}.{kind}" for name in ("distributions", "flux", "planes", "nearest", "pairs") for kind in ("png", "pdf")}
+    assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "report.html", "nearest.parquet"} | drawn
+    table = pq.read_table(out / "nearest.parquet")
+    assert len(table) == 60
+    assert set(table["nearest_train_id"].to_pylist()) <= set(open_set(folders / "train").read().ids)
+    assert "galaxysd" in json.loads((out / "report.json").read_text())["command"]
     found = json.loads((out / "report.json").read_text())
-    assert found["verdict"][0].startswith("60 generated galaxies")
+    assert found["verdict"][1].startswith("60 generated galaxies")
     with pytest.raises(GalaxySDError, match="not empty"):
         run(arguments(folders / "new", "--against", folders / "real", "--out", out))
 
@@ -198,7 +215,7 @@ def test_a_set_is_not_its_own_holdout(folders: Path, tmp_path: Path) -> None:
 class Refuses(Ruler):
     """A judge made for other images."""
 
-    def fractions(self, galaxies: Galaxies, frame: Frame) -> Tensor:
+    def look(self, galaxies: Galaxies, frame: Frame) -> tuple[Tensor, Tensor]:
         raise BadInput("judge: looks at u/z images")
 
 
@@ -211,3 +228,40 @@ def test_a_judge_that_cannot_be_had_is_a_reason_not_an_error(judge: Ruler | None
     assert found["classes"] is None
     assert found["fractions"] is None
     assert "the judge's embedding" not in found["spaces"]
+
+
+def test_a_judge_that_has_seen_the_held_out_galaxies_is_refused(survey: Draw, frame: Frame) -> None:
+    new, real = survey(30, 1, "new"), survey(40, 2)
+    real.ids[3] = "seen-3"
+    with pytest.raises(BadInput, match=r"the judge was trained on 1 of 40 galaxies of held-out \('seen-3' first\)"):
+        evaluate(InMemory(new, frame), InMemory(real, frame), judge=Ruler())
+
+
+def test_generated_galaxies_are_no_holdout(survey: Draw, frame: Frame) -> None:
+    with pytest.raises(BadInput, match="held-out holds 40 generated galaxies"):
+        evaluate(InMemory(survey(30, 1, "new"), frame), InMemory(asked(survey(40, 2)), frame))
+
+
+def test_empty_and_constant_columns_are_named(survey: Draw, frame: Frame) -> None:
+    new, real = survey(60, 1, "new"), survey(100, 2)
+    new.images[:, 0] = -new.images[:, 0].abs()
+    real.images[:, :, :2] = real.images[:, :, -2:] = real.images[..., :2] = real.images[..., -2:] = 0.0
+    found = evaluate(InMemory(new, frame), InMemory(real, frame)).findings
+    assert found["not_measured"]["distance of magnitude_g"] == "measured in 0 generated and 100 held-out rows: too few"
+    assert found["not_measured"]["distance of noise_r over its floor"] == "the held-out rows all have noise_r 0"
+
+
+def test_the_judge_knows_what_it_was_trained_on() -> None:
+    judge, _ = command.find_judge()
+    assert judge is not None
+    assert judge.trained(["sim-atlas-777-5", "sim-atlas-777-20480", "sim-atlas-778-5"]) == (["sim-atlas-777-5"], None)
+
+
+def test_what_statmorph_needs_is_said_before_anything_is_measured(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command.catalogue, "absent", lambda: "statmorph not installed (pip install 'galaxysd[eval]')")
+    words = (folders / "new", "--against", folders / "real", "--out", tmp_path / "report")
+    with pytest.raises(Unavailable, match="--statmorph 5: statmorph not installed"):
+        run(arguments(*words, "--statmorph", 5))
+    with pytest.raises(GalaxySDError, match="--statmorph: -1 rows"):
+        run(arguments(*words, "--statmorph", -1))
+    assert not (tmp_path / "report").exists()

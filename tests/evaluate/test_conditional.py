@@ -252,3 +252,62 @@ def test_no_flux_figures_without_a_requested_magnitude_or_in_display_colour() ->
     rgb = Frame("rgb", 32)
     assert flux_ratio(described(none, asked_numeric=known, frame=rgb), described(none, numeric=known, frame=rgb), 0) is None
     assert conditional.agreement(described(none), described(none), 0) is None
+
+
+def test_the_ceiling_of_votes_is_their_correlation_with_the_truth() -> None:
+    """Volunteers drawn from known fractions: 10 votes allow less than 40, and none is needed to know how much."""
+    n, yes = 4000, GZ2.index("bar_yes")
+    truth = seeds.uniform(3, "ceiling-truth", range(n)).double()
+    ceilings = []
+    for voters in (10, 40):
+        given = (seeds.uniform(3, f"ceiling-{voters}", range(n), (voters,)) < truth[:, None]).sum(1).float()
+        counts = torch.zeros(n, len(GZ2.answers))
+        counts[:, yes], counts[:, GZ2.index("bar_no")] = given, voters - given
+        measured = float(torch.corrcoef(torch.stack((given.double() / voters, truth)))[0, 1])
+        ceilings.append(conditional.vote_ceiling(counts, yes, GZ2))
+        assert ceilings[-1] == pytest.approx(measured, abs=0.01)
+    assert ceilings[0] < ceilings[1] - 0.02
+    assert conditional.vote_ceiling(torch.zeros(n, len(GZ2.answers)), yes, GZ2) is None
+
+
+def sized(larger: float, purpose: str, n: int = 200) -> Described:
+    """Galaxies whose R50 is two fifths of the R90 they are given, a tenth of scatter, times `larger`."""
+    r90 = 4 + 6 * seeds.uniform(0, purpose, range(n)).float()
+    r50 = larger * 0.4 * r90 * (0.1 * seeds.normal(0, f"{purpose}-scatter", range(n))).exp()
+    numeric = torch.full((n, 5), torch.nan)
+    numeric[:, conditional.R90] = r90
+    counts = torch.zeros(n, len(GZ2.answers))
+    return described(counts, counts, counts, numeric, numeric, {"r50": r50})
+
+
+def test_size_at_the_requested_size() -> None:
+    real = sized(1.0, "real")
+    for larger in (1.0, 1.15):
+        found = conditional.size_ratio(sized(larger, "new"), real, 0)
+        assert found is not None
+        assert found["ratio"] == pytest.approx(larger, rel=0.03)
+        low, high = found["floor_range"]
+        assert low < 1 < high
+        assert (found["ratio"] > high) == (larger > 1)
+    without = sized(1.0, "new")
+    without.cond_numeric = None
+    assert conditional.size_ratio(without, real, 0) is None
+
+
+def test_shares_are_the_judges_and_of_answers_that_held_out_rows_often_have() -> None:
+    real = votes(*["smooth round"] * 50, *["edge-on"] * 48, *["irregular"] * 2)
+    new = votes(*["smooth round"] * 100)
+    unknown = torch.zeros_like(real)
+    found = conditional.shares(described(unknown, seen(new), new), described(real, seen(real)))
+    assert found is not None
+    assert found["disk-edge-on_yes"]["generated"]["rate"] == 0
+    assert found["disk-edge-on_yes"]["held_out"]["rate"] == 0.48
+    assert found["how-rounded_round"]["generated"]["rate"] == 1.0
+    assert "odd-feature_irregular" not in found
+    assert conditional.shares(described(unknown), described(real, seen(real))) is None
+
+
+def test_the_class_each_row_was_asked_for() -> None:
+    asked = torch.cat((votes("cigar", "irregular"), torch.zeros(1, len(GZ2.answers))))
+    assert conditional.requested(described(torch.zeros_like(asked), asked=asked)) == ["cigar", "irregular", None]
+    assert conditional.requested(described(asked)) == []

@@ -54,6 +54,32 @@ def test_density_and_coverage_by_hand() -> None:
     assert (density, coverage) == (1.0, 0.5)
 
 
+def test_precision_and_recall_by_hand() -> None:
+    real, generated = torch.tensor([[0.0], [1.0], [2.0], [10.0]]), torch.tensor([[1.5], [1.7], [50.0]])
+    # Real balls reach 1, 1, 1, 8, so that of 10 down to 2; the generated ones 0.2, 0.2 and 48.3, which last holds 2 and 10.
+    density, coverage, precision, recall = distances.neighbours(real, generated, k=1).tolist()
+    assert (density, coverage) == (pytest.approx(4 / 3), 0.5)
+    assert precision == pytest.approx(2 / 3)
+    assert recall == 0.5
+
+
+def test_kernel_distance_is_unbiased_and_sees_a_shift() -> None:
+    zero = torch.stack([distances.kernel_distance(drawn(60, "a", 4, seed), drawn(60, "b", 4, seed)) for seed in range(40)])
+    assert abs(float(zero.mean())) < 3 * float(zero.std()) / 40**0.5
+    assert float(distances.kernel_distance(drawn(60, "a", 4), drawn(60, "b", 4) + 1)) > 10 * float(zero.std())
+    by_hand = distances.kernel_distance(torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [0.0]]))
+    assert float(by_hand) == pytest.approx(1 + 1 - 2 * (1 + 1 + 27 + 1) / 4)
+
+
+def test_a_collapsed_generator_stands_beside_the_floor() -> None:
+    found = beside(distances.neighbours, drawn(200, "new", 4), drawn(400, "real", 4), worse=("low",) * 4, splits=4)
+    assert found is not None
+    density, coverage, _, recall = found
+    assert coverage.collapsed < 0.2 < 0.8 < coverage.floor
+    assert recall.collapsed < 0.2 < 0.8 < recall.floor
+    assert density.to_json()["collapsed"] == density.collapsed
+
+
 def test_coverage_of_itself_is_one_of_a_far_set_zero() -> None:
     real = drawn(100, "real", 8)
     assert float(density_coverage(real, real)[1]) == 1.0

@@ -10,8 +10,9 @@ from galaxysd import seeds
 from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.data.transforms import symmetry
 from galaxysd.errors import BadInput
+from galaxysd.evaluate import faults
 from galaxysd.evaluate.features import coarse
-from galaxysd.evaluate.memorisation import among, compare, nearest
+from galaxysd.evaluate.memorisation import among, closest, compare, nearest
 
 SOFT = torch.full((3,), 0.02)
 
@@ -49,6 +50,31 @@ def test_one_copy_is_named_though_the_set_as_a_whole_does_not_fail(sets: tuple[T
     assert not found["exceeds_holdout"]
     assert found["nearest"][0]["id"] == "59"
     assert found["nearest"][0]["train_id"] == ids[77]
+
+
+@pytest.mark.parametrize("kind", faults.COPIES)
+def test_copies_in_disguise_are_found(kind: str, survey: Callable[..., Galaxies], frame: Frame) -> None:
+    new, real, train = survey(60, 1, "new"), survey(100, 2, "real"), survey(150, 3, "train")
+    chunk = coarse(train.images, frame, SOFT), train.ids
+    theirs = closest(coarse(real.images, frame, SOFT), [chunk])
+    good = compare(closest(coarse(new.images, frame, SOFT), [chunk]), theirs, new.ids)
+    assert not good["exceeds_holdout"]
+    assert good["suspected_copies"] == 0
+    bad = faults.copies(new, train, kind, 0)
+    mine = closest(coarse(bad.images, frame, SOFT), [chunk])
+    right = sum(one == other for one, other in zip(mine.ids, faults.copied_from(60, train, 0), strict=True))
+    assert right >= 40, kind  # of 60: a Gaussian turned by a few degrees is often another one of the set
+    assert compare(mine, theirs, new.ids)["exceeds_holdout"]
+
+
+def test_each_class_is_counted_by_itself(sets: tuple[Tensor, Tensor, Tensor, list[str]]) -> None:
+    new, real, train, ids = sets
+    new = torch.cat((train[:10], new[10:]))
+    classes = ["ring"] * 10 + ["cigar"] * 40 + [None] * 10
+    found = compare(nearest(new, chunks(train, ids)), nearest(real, chunks(train, ids)), [""] * 60, classes)
+    assert found["by_class"]["ring"]["rate"] == 1.0
+    assert found["by_class"]["cigar"]["rate"] < 0.2
+    assert set(found["by_class"]) == {"ring", "cigar"}
 
 
 def test_distances_are_those_of_the_definition(sets: tuple[Tensor, Tensor, Tensor, list[str]]) -> None:

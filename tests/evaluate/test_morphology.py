@@ -79,3 +79,10 @@ def test_display_colour_has_sizes_but_no_flux(gaussian: Draw) -> None:
     assert not any(name.split("_")[0] in ("flux", "magnitude", "colour") for name in found)
     assert float(found["r50"]) == pytest.approx(1.1774 * 3, rel=0.02)
     assert float(found["display_level"]) == pytest.approx(float(picture.float().mean() / 255))
+
+
+def test_a_curve_that_falls_from_its_first_pixel_has_no_radius() -> None:
+    """Next to no light in all, and a bright pixel in the middle: it alone holds every share many times over."""
+    light = torch.zeros(1, 64, 64)
+    light[0, 32, 32], light[0, 0, 0] = 100.0, -99.99
+    assert morphology.radii(light, torch.full((1, 2), 0.5), (0.5, 0.9)).isnan().all()
