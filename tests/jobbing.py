@@ -21,7 +21,7 @@ import torch
 
 from galaxysd import files
 from galaxysd.cli import main
-from galaxysd.jobs import commits, finalize, pool
+from galaxysd.jobs import commits, decoding, finalize, pool
 from galaxysd.jobs import plan as plans
 from galaxysd.jobs.sampling import Sampler
 from tests import tiny
@@ -59,6 +59,8 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
 
 def fork_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "CONTEXT", multiprocessing.get_context("fork"))
+    # A forked worker would take its parent's server of decoders for its own.
+    monkeypatch.setattr(decoding, "CONTEXT", multiprocessing.get_context("spawn"))
 
 
 @dataclass
@@ -146,6 +148,10 @@ def _children(process: int) -> list[int]:
         return []
 
 
+def _lives(process: int) -> bool:
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
 def kill_until_done(job: Path, workers: int, wanted: int, seed: int, pause: float) -> Kills:
     """Runs a job to its end; on its way drivers and workers die `wanted` times or as often as there is time for.
 
@@ -156,16 +162,17 @@ def kill_until_done(job: Path, workers: int, wanted: int, seed: int, pause: floa
         driver = os.fork()
         if driver == 0:
             _driver(job, workers, shared)
-        while os.waitid(os.P_PID, driver, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            before = shared.struck()
-            if kills.total < wanted and draw.random() < 0.5:
+        while _lives(driver):
+            if kills.total >= wanted:
+                time.sleep(0.01)
+            elif draw.random() < 0.5:
+                before = shared.struck()
                 shared.arm(draw.randrange(1, 9))
-            end = time.monotonic() + draw.uniform(0.0, pause)
-            while time.monotonic() < end and shared.struck() == before:
-                time.sleep(0.002)
-            shared.arm(0)
-            kills.phases["commit"] += shared.struck() - before
-            if kills.total < wanted and shared.struck() == before:
+                while _lives(driver) and shared.struck() == before:
+                    time.sleep(0.002)
+                kills.phases["commit"] += shared.struck() - before
+            else:
+                time.sleep(draw.uniform(0.0, pause))
                 victim = draw.choice([driver, *_children(driver)])
                 # A driver that has ended since is not waited for yet, so its number is nobody else's; a worker's parent is the driver.
                 if victim == driver or victim in _children(driver):

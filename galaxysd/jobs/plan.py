@@ -161,6 +161,13 @@ def verified(folder: Path, name: str, expected: files.Digest) -> Path:
     return path
 
 
+def check_files(folder: Path, plan: Plan) -> None:
+    """Refuses to begin while a file that the plan names by digest is another one."""
+    for name, expected in ((MODEL, plan.model), (GUIDE, plan.guide), (CONDITIONS, plan.conditions)):
+        if expected is not None:
+            verified(folder, name, expected)
+
+
 def committed(folder: Path) -> Iterator[int]:
     """The numbers of the shards that have a record, in no order."""
     data = folder / "data"

@@ -230,7 +230,9 @@ def budget(plan: Plan, row_bytes: float, rate: float | None) -> dict[str, Any]:
 
 def _words(out: Path, plan: Plan, found: dict[str, Any]) -> str:
     size = found["bytes"]
-    amount = f"{size / 1e12:.3g} TB" if size >= 1e11 else f"{size / 1e9:.3g} GB"
+    amount = next(
+        f"{size / 10**power:.3g} {unit}" for power, unit in ((12, "TB"), (9, "GB"), (6, "MB"), (3, "kB"), (0, "bytes")) if size >= 10**power
+    )
     lines = [f"{plan.rows:,} galaxies in {plan.shards:,} shards of {plan.shard_rows:,}: about {amount} in {found['files']:,} files"]
     if found["rate"] is not None:
         worker = "core" if plan.device == "cpu" else "GPU"

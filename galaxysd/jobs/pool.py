@@ -178,7 +178,7 @@ class Pool:
         except (EOFError, OSError):
             self._bury(worker)
             return
-        if answer["what"] == "refused":
+        if answer["what"] == "refused" or answer.get("kind") == Mismatch.__name__:
             raise error_of(answer["kind"], answer["reason"])
         if answer["what"] == "ready":
             worker.ready, self._unready = True, 0

@@ -88,8 +88,7 @@ def made_now(folder: Path, plan: Plan, part: int, parts: int, workers: int, veri
     todo = missing(folder, plan, part, parts)
     if not todo and not damaged:
         return {"made": 0, "damaged": 0}
-    if plan.conditions is not None:
-        plans.verified(folder, plans.CONDITIONS, plan.conditions)
+    plans.check_files(folder, plan)
     with driving(folder, part, parts) as mine, Log(mine / "log.jsonl") as log:
         commits.sweep(folder, part, parts)
         for number, why in damaged.items():
@@ -137,7 +136,9 @@ def _driven(folder: Path, plan: Plan, part: int, parts: int, workers: int, max_b
             todo = [number for number in missing(folder, plan, part, parts) if number not in failed]
     if failed:
         shown = "; ".join(list(failed.values())[:SHOWN])
-        raise GalaxySDError(f"{folder}: {len(failed)} shards could not be made: {shown}; the same command tries them again")
+        raise GalaxySDError(
+            f"{folder}: {len(failed)} of {len(plan.part(part, parts))} shards could not be made: {shown}; the same command tries them again"
+        )
     if stop.requested and todo:
         raise Stopped(f"{folder}: stopped by {stop.reason} with {len(todo):,} shards to go; the same command goes on")
     return made
