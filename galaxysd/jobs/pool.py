@@ -32,7 +32,9 @@ from galaxysd.jobs.scanning import Scanner
 from galaxysd.runlog import StopSignals
 
 ATTEMPTS = 5  # of one shard, and of starting a worker
+FAILURES = 8  # shards that may fail before the rest is not tried any more: a full disk fails every one
 PAUSE = 0.5  # seconds before a shard that failed is tried again, doubled each time
+DIED = "died"  # beside the names of errors
 KINDS: dict[str, type[Sampler] | type[Scanner]] = {"sample": Sampler, "scan": Scanner}
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -121,13 +123,13 @@ class _Worker:
 
 @dataclass
 class Pool:
-    """Makes the shards of `todo`, telling each answer to `told`. What could not be made stands in `failed` with its reason."""
+    """Makes the shards of `todo`, telling each answer to `told`. What could not be made stands in `failed` with its error."""
 
     folder: Path
     plan: Plan
     workers: int
     told: Callable[[Answer], None]
-    failed: dict[int, str] = field(default_factory=dict)
+    failed: dict[int, GalaxySDError] = field(default_factory=dict)
     _crew: list[_Worker] = field(default_factory=list)
     _waiting: deque[int] = field(default_factory=deque)
     _later: list[tuple[float, int]] = field(default_factory=list)
@@ -135,10 +137,10 @@ class Pool:
     _unready: int = 0
 
     def run(self, todo: Iterable[int], stop: StopSignals) -> None:
-        """Until all is made or has failed, or a stop is requested."""
+        """Until all is made or has failed, too much has failed, or a stop is requested."""
         self._waiting = deque(todo)
         try:
-            while not stop.requested and (self._waiting or self._later or any(each.shard is not None for each in self._crew)):
+            while not stop.requested and len(self.failed) < FAILURES and self._unfinished():
                 self._crew_up()
                 self._hand_out()
                 for pipe in connection.wait([each.pipe for each in self._crew], timeout=0.2):
@@ -152,6 +154,9 @@ class Pool:
                 worker.process.kill()
                 worker.end()
             self._crew = []
+
+    def _unfinished(self) -> bool:
+        return bool(self._waiting or self._later) or any(each.shard is not None for each in self._crew)
 
     def _crew_up(self) -> None:
         busy = sum(each.shard is not None for each in self._crew)
@@ -189,7 +194,7 @@ class Pool:
     def _take(self, answer: Answer) -> None:
         if answer["what"] == "failed":
             # What is wrong with the machine may pass; what is wrong with the job comes again.
-            self._again(answer["shard"], answer["reason"], answer["kind"] == Unavailable.__name__)
+            self._again(answer["shard"], answer["reason"], answer["kind"])
         self.told(answer)
 
     def _bury(self, worker: _Worker) -> None:
@@ -201,19 +206,19 @@ class Pool:
         worker.end()
         if worker.shard is not None:
             self.told({"what": "died", "shard": worker.shard, "how": how})
-            self._again(worker.shard, f"its worker died of {how}", True)
+            self._again(worker.shard, f"its worker died of {how}", DIED)
         elif not worker.ready:
             self._unready += 1
             if self._unready >= ATTEMPTS:
                 raise Unavailable(f"{self.folder}: {ATTEMPTS} workers in a row died of {how} while they started; is there memory for them?")
 
-    def _again(self, number: int, reason: str, may_pass: bool) -> None:
+    def _again(self, number: int, reason: str, kind: str) -> None:
         self._tries[number] += 1
-        if may_pass and self._tries[number] < ATTEMPTS:
+        if kind in (DIED, Unavailable.__name__) and self._tries[number] < ATTEMPTS:
             self._later.append((time.monotonic() + PAUSE * 2 ** (self._tries[number] - 1), number))
         else:
             times = f", {self._tries[number]} times" if self._tries[number] > 1 else ""
-            self.failed[number] = f"shard {number}: {reason}{times}"
+            self.failed[number] = error_of(kind, f"shard {number}: {reason}{times}")
 
     def _last_words(self, worker: _Worker) -> None:
         """What a worker that was asked to stop still finished."""
@@ -227,6 +232,6 @@ class Pool:
 
 
 def error_of(kind: str, reason: str) -> GalaxySDError:
-    """The error that a worker met, as the driver's own."""
-    found = getattr(errors, kind, GalaxySDError)
-    return found(reason) if issubclass(found, GalaxySDError) else GalaxySDError(f"{kind}: {reason}")
+    """The error that a worker met, as the driver's own; a worker's death is no kind of ours."""
+    found: type[GalaxySDError] = getattr(errors, kind, GalaxySDError)
+    return found(reason)

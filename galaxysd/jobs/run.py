@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from galaxysd import files
-from galaxysd.errors import GalaxySDError, Mismatch, Stopped
+from galaxysd.errors import GalaxySDError, Mismatch, Stopped, Unavailable
 from galaxysd.jobs import commits
 from galaxysd.jobs import plan as plans
 from galaxysd.jobs.plan import Plan
-from galaxysd.jobs.pool import Answer, Pool
+from galaxysd.jobs.pool import FAILURES, Answer, Pool
 from galaxysd.runlog import Log, Progress, StopSignals
 
 SHOWN = 5  # shards that are named in a message
@@ -128,17 +128,18 @@ def _driven(folder: Path, plan: Plan, part: int, parts: int, workers: int, max_b
                         "more or mend the set; what is committed stays"
                     )
 
-        failed: dict[int, str] = {}
-        while todo and not stop.requested:
+        failed: dict[int, GalaxySDError] = {}
+        while todo and not stop.requested and len(failed) < FAILURES:
             pool = Pool(folder, plan, workers, told)
             pool.run(todo, stop)
             failed |= pool.failed
             todo = [number for number in missing(folder, plan, part, parts) if number not in failed]
     if failed:
-        shown = "; ".join(list(failed.values())[:SHOWN])
-        raise GalaxySDError(
-            f"{folder}: {len(failed)} of {len(plan.part(part, parts))} shards could not be made: {shown}; the same command tries them again"
-        )
+        shown = "; ".join(str(each) for each in list(failed.values())[:SHOWN])
+        kind = Unavailable if all(isinstance(each, Unavailable) for each in failed.values()) else GalaxySDError
+        rest = f"; {len(todo)} more were not tried" if todo else ""
+        made_of = f"{len(failed)} of {len(plan.part(part, parts))} shards could not be made"
+        raise kind(f"{folder}: {made_of}: {shown}{rest}; the same command tries again")
     if stop.requested and todo:
         raise Stopped(f"{folder}: stopped by {stop.reason} with {len(todo):,} shards to go; the same command goes on")
     return made
