@@ -48,6 +48,8 @@ def commit(folder: Path, number: int, table: pa.Table, beside: dict[str, Any] | 
         digest = files.commit(record.with_suffix(".parquet"), lambda file: shards.put_table(table, file), replace=True)
         if beside is not None:
             files.commit_json(quarantine_path(folder, number), beside, replace=True)
+        else:  # of an attempt that was killed before its record, and could read less
+            quarantine_path(folder, number).unlink(missing_ok=True)
         value = {"file": shards.shard_name(number), "rows": table.num_rows, **digest.to_json()}
         try:
             files.commit_json(record, value)
@@ -87,7 +89,7 @@ def set_aside(folder: Path, number: int) -> None:
         with files.explained(aside):
             aside.mkdir(exist_ok=True)
             record = shards.record_path(folder, number)
-            for path in (record, record.with_suffix(".parquet")):
+            for path in (record, record.with_suffix(".parquet"), quarantine_path(folder, number)):
                 if path.exists():
                     os.rename(path, aside / f"{path.stem}-{secrets.token_hex(4)}{path.suffix}")
             files.sync_folder(record.parent)

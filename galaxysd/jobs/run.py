@@ -107,6 +107,14 @@ def quarantined(folder: Path) -> int:
     return sum(len(files.read_json(path)["rows"]) for path in (folder / "quarantine").glob("shard-*.json"))
 
 
+def _bearable(folder: Path, bad: int, allowed: int) -> None:
+    if bad > allowed:
+        raise GalaxySDError(
+            f"{folder}: {bad} rows could not be read, more than --max-bad {allowed}; see {folder / 'quarantine'}, and allow more or mend "
+            "the set; what is committed stays"
+        )
+
+
 def _driven(folder: Path, plan: Plan, part: int, parts: int, workers: int, max_bad: int | None, log: Log) -> int:
     """Runs pools until nothing of the part is missing; gives how many shards were made."""
     allowed = max(1, plan.rows // 100) if max_bad is None else max_bad
@@ -122,12 +130,9 @@ def _driven(folder: Path, plan: Plan, part: int, parts: int, workers: int, max_b
                 made += 1
                 bad += answer["bad"]
                 progress.update(answer["rows"], f"{bad} unreadable" if bad else "")
-                if bad > allowed:
-                    raise GalaxySDError(
-                        f"{folder}: {bad} rows could not be read, more than --max-bad {allowed}; see {folder / 'quarantine'}, and allow "
-                        "more or mend the set; what is committed stays"
-                    )
+                _bearable(folder, bad, allowed)
 
+        _bearable(folder, bad, allowed)
         failed: dict[int, GalaxySDError] = {}
         while todo and not stop.requested and len(failed) < FAILURES:
             pool = Pool(folder, plan, workers, told)

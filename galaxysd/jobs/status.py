@@ -73,7 +73,8 @@ def _rate(rows: list[dict[str, Any]], now: float) -> float:
     if not recent:
         return 0.0
     began = min(row["time"] - row["seconds"] for row in recent)
-    return sum(row["rows"] for row in recent) / max(now - began, 1e-3)
+    ended = max(now, *(row["time"] for row in recent))  # a clock may have been set back
+    return sum(row["rows"] for row in recent) / max(ended - began, 1e-3)
 
 
 def _words(found: dict[str, Any]) -> str:

@@ -119,6 +119,17 @@ def test_damage_is_named_and_set_aside(tmp_path: Path, harm: str):
     assert len(list((tmp_path / "damaged").iterdir())) == (1 if harm == "gone" else 2)
 
 
+def test_a_quarantine_record_is_that_of_the_shard_that_stands(tmp_path: Path):
+    record = commits.quarantine_path(tmp_path, 0)
+    commits.commit(tmp_path, 0, TABLE, {"rows": [1]})
+    assert record.exists()
+    commits.set_aside(tmp_path, 0)
+    assert not record.exists()
+    record.write_text("of an attempt that was killed")
+    commits.commit(tmp_path, 0, TABLE)
+    assert not record.exists()
+
+
 def test_only_leftovers_of_this_part_are_swept(tmp_path: Path):
     (tmp_path / "data").mkdir()
     for number in range(4):
