@@ -58,7 +58,7 @@ class Plan:
     manifest: files.Digest | None = None  # of that set
 
     def span(self, number: int) -> range:
-        """The galaxies of shard `number` of a sample."""
+        """The galaxies of shard `number` of a sample; of a scan, whose set may be cut unevenly, about as many."""
         return range(number * self.shard_rows, min(self.rows, (number + 1) * self.shard_rows))
 
     def part(self, part: int, parts: int) -> range:

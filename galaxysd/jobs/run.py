@@ -120,8 +120,8 @@ def _driven(folder: Path, plan: Plan, part: int, parts: int, workers: int, max_b
     allowed = max(1, plan.rows // 100) if max_bad is None else max_bad
     bad, made = quarantined(folder), 0
     todo = missing(folder, plan, part, parts)
-    there = (len(plan.part(part, parts)) - len(todo)) * plan.shard_rows
-    with StopSignals() as stop, Progress("jobs", total=there + len(todo) * plan.shard_rows, done=there, unit="img") as progress:
+    total, to_do = (sum(len(plan.span(number)) for number in numbers) for numbers in (plan.part(part, parts), todo))
+    with StopSignals() as stop, Progress("jobs", total=total, done=total - to_do, unit="img") as progress:
 
         def told(answer: Answer) -> None:
             nonlocal bad, made

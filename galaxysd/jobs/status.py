@@ -30,9 +30,6 @@ def run(args: argparse.Namespace) -> None:
 def status(folder: Path, plan: Plan, now: float) -> dict[str, Any]:
     """What is done, how fast, what is left, and what has gone wrong."""
     done = set(plans.committed(folder))
-    rows = len(done) * plan.shard_rows
-    if plan.kind == "sample" and plan.shards - 1 in done:
-        rows += len(plan.span(plan.shards - 1)) - plan.shard_rows
     rate = 0.0
     slowest: list[tuple[float, int]] = []
     failed: dict[int, str] = {}
@@ -49,7 +46,7 @@ def status(folder: Path, plan: Plan, now: float) -> dict[str, Any]:
                 failed[number] = row["reason"]
             elif what == "died":
                 deaths += 1
-    left = min(plan.rows, max(0, plan.rows - rows))
+    left = plan.rows - sum(len(plan.span(number)) for number in done)
     return {
         "job": str(folder),
         "kind": plan.kind,
