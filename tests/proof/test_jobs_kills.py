@@ -22,7 +22,7 @@ def test_kills(tmp_path: Path, tier, report):
     same = 0
     for workers in (1, 2, 4):
         job = jobbing.planned(model, tmp_path / f"killed-{workers}", n)
-        kills = jobbing.kill_until_done(job, workers, wanted, seed=workers, pause=2.0)
+        kills = jobbing.kill_until_done(job, workers, wanted, seed=workers, pause=0.5)
         same += jobbing.union(job) == whole
         seen = {name for k in range(plans.read(job).shards) for name in readers.open_set(job).ids(k)}
         repeated = kills.units / needed - 1
