@@ -17,8 +17,10 @@ STAMP36 := $(VENV36)/.installed
 GALSIM := $(VENV)/.galsim
 # And the trainer's.
 DIFFUSERS := $(VENV)/.diffusers
+# What others read a job's result with.
+DATASETS := $(VENV)/.datasets
 
-.PHONY: help demo test check fix proof-core proof-kernels proof-survey proof-train proof-export proof-judge bench gpu long clean
+.PHONY: help demo test check fix proof-core proof-kernels proof-survey proof-train proof-export proof-judge proof-jobs bench gpu long clean
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +34,7 @@ help:
 	@echo "make proof-train  trains on several ranks that are stopped, killed and resumed in other numbers, and compares with one"
 	@echo "make proof-export  exports every form of the models, and measures seconds, pace beside torch and memory"
 	@echo "make proof-judge  plants every fault in simulated sets; the evaluation must name each, and stay silent on a good set"
+	@echo "make proof-jobs  kills bulk jobs until they are done, races for shards, reads the result with datasets and pandas"
 	@echo "make bench       measures kernels and steps again and compares with the committed rows of this kind of machine"
 	@echo "make gpu         everything a GPU machine should do, in 8 minutes; installs nothing, goes on where it stopped"
 	@echo "make long        every proof at its full N: hours; appends rows to benchmarks/results"
@@ -104,6 +107,15 @@ proof-export: $(STAMP)
 proof-judge: $(STAMP)
 	@$(PROOF) --tier proof -m proof_judge
 
+# It brings pandas along.
+$(DATASETS): $(STAMP)
+	@echo "installing datasets into $(VENV), 150 MB"
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check $(CONSTRAINTS) 'datasets>=3'
+	@touch $@
+
+proof-jobs: $(DATASETS)
+	@$(PROOF) --tier proof -m proof_jobs
+
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks check
 
@@ -111,7 +123,7 @@ bench: $(STAMP)
 gpu:
 	@PYTHONPATH=. $(PYTHON) -m benchmarks gpu --minutes $(MINUTES)
 
-long: $(STAMP) $(GALSIM) $(DIFFUSERS)
+long: $(STAMP) $(GALSIM) $(DIFFUSERS) $(DATASETS)
 	@$(PROOF) --tier long
 
 clean:

@@ -29,11 +29,19 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("galaxysd.evaluate.command", "compare a generated set with real or simulated galaxies"),
     "classify train": ("galaxysd.train.classify_command", "train a classifier on the votes of a set"),
     "classify predict": ("galaxysd.classify", "let a classifier answer the questions about each galaxy of a set"),
+    "jobs plan": ("galaxysd.jobs.planning", "fix everything a bulk job's bytes depend on, and say what it will cost"),
+    "jobs run": ("galaxysd.jobs.run", "make the shards that are missing; killed or stopped, the same command goes on"),
+    "jobs status": ("galaxysd.jobs.status", "say how far a job is; reads only"),
+    "jobs finalize": ("galaxysd.jobs.finalize", "verify every digest of a job, write its manifest and its card"),
+    "jobs regenerate": ("galaxysd.jobs.regenerate", "draw any galaxies of a job again, to the same bytes"),
     "export": ("galaxysd.export.command", "write a model for machines without galaxysd"),
     "gallery": ("galaxysd.gallery.command", "make one self-contained page of a set"),
 }
 
-GROUPS = {"classify": "train the classifier of morphologies, or let it answer"}
+GROUPS = {
+    "classify": "train the classifier of morphologies, or let it answer",
+    "jobs": "sample or scan in bulk: planned, run, finished, and any of it made again",
+}
 
 # module -> what brings it: said when it is missing, whichever verb wanted it
 BROUGHT_BY = {

@@ -34,11 +34,11 @@ def image_bytes(frame: Frame) -> int:
     return math.prod(image_shape(frame)) * np.dtype(DTYPES[frame.kind][0]).itemsize
 
 
-def validate(galaxies: Galaxies, frame: Frame, where: str) -> None:
-    """Refuses what must not be in a set; names the galaxy."""
+def validate(galaxies: Galaxies, frame: Frame, where: str, pixels: bool = True) -> None:
+    """Refuses what must not be in a set; names the galaxy. Without `pixels`, images are not looked at."""
     n, answers = len(galaxies), len(frame.labels.answers)
     shapes = [
-        ("images", galaxies.images, [n, *image_shape(frame)]),
+        ("images", galaxies.images if pixels else None, [n, *image_shape(frame)]),
         ("counts", galaxies.counts, [n, answers]),
         ("numeric", galaxies.numeric, [n, len(NUMERIC)]),
         ("cond_counts", galaxies.cond_counts, [n, answers]),
@@ -48,7 +48,7 @@ def validate(galaxies: Galaxies, frame: Frame, where: str) -> None:
     for name, value, shape in shapes:
         if value is not None and list(value.shape) != shape:
             raise BadInput(f"{where}: {name} of shape {list(value.shape)}, the set wants {shape}")
-    if galaxies.images.dtype != DTYPES[frame.kind][1]:
+    if pixels and galaxies.images.dtype != DTYPES[frame.kind][1]:
         raise BadInput(f"{where}: images of {galaxies.images.dtype}, a {frame.kind} set holds {DTYPES[frame.kind][1]}")
 
     def blame(good: Tensor, what: str) -> None:
@@ -56,7 +56,7 @@ def validate(galaxies: Galaxies, frame: Frame, where: str) -> None:
             bad = (~good.reshape(n, -1).all(1)).nonzero()[:, 0].tolist()
             raise BadInput(f"{where}: galaxy {galaxies.ids[bad[0]]!r} has {what} ({len(bad)} of {n} galaxies do); leave it out or mend it")
 
-    if frame.kind == "flux":
+    if pixels and frame.kind == "flux":
         blame(galaxies.images.isfinite(), "pixels that are NaN or infinite")
     lengths = [column for column, name in enumerate(NUMERIC) if name != "magnitude"]
     for counts, numeric in ((galaxies.counts, galaxies.numeric), (galaxies.cond_counts, galaxies.cond_numeric)):
@@ -70,9 +70,8 @@ def validate(galaxies: Galaxies, frame: Frame, where: str) -> None:
         raise BadInput(f"{where}: the id {twice!r} occurs twice; an id names one galaxy")
 
 
-def encode(galaxies: Galaxies, frame: Frame, provenance: dict[str, Any], where: str) -> pa.Table:
-    """The table of a shard."""
-    validate(galaxies, frame, where)
+def _pixel_columns(galaxies: Galaxies, frame: Frame, where: str) -> dict[str, Any]:
+    """The raw image of each galaxy, and what makes it readable without us."""
     n, size = len(galaxies), image_bytes(frame)
     dtype = DTYPES[frame.kind][0]
     pixels = np.ascontiguousarray(galaxies.images.cpu().numpy().astype(dtype, copy=False))
@@ -80,12 +79,21 @@ def encode(galaxies: Galaxies, frame: Frame, provenance: dict[str, Any], where: 
     if offsets[-1] >= 1 << 31:
         raise GalaxySDError(f"{where}: {offsets[-1]} bytes of pixels in one shard, less than {1 << 31} allowed; lower shard_rows")
     image = pa.Array.from_buffers(pa.binary(), n, [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(pixels)])
-    columns: dict[str, Any] = {
-        "id": pa.array(galaxies.ids, pa.string()),
-        "index": pa.array(galaxies.index.cpu().numpy()),
+    return {
         "image": image,
         "image_dtype": pa.array([dtype] * n),
         "image_shape": pa.array([image_shape(frame)] * n, pa.list_(pa.int32())),
+    }
+
+
+def encode(galaxies: Galaxies, frame: Frame, provenance: dict[str, Any], where: str, pixels: bool = True) -> pa.Table:
+    """The table of a shard; without `pixels`, the same table with no image: a recipe."""
+    validate(galaxies, frame, where, pixels)
+    n = len(galaxies)
+    columns: dict[str, Any] = {
+        "id": pa.array(galaxies.ids, pa.string()),
+        "index": pa.array(galaxies.index.cpu().numpy()),
+        **(_pixel_columns(galaxies, frame, where) if pixels else {}),
         "is_synthetic": pa.array([bool(provenance["is_synthetic"])] * n),
         "provenance": pa.array([str(provenance.get("made_by", "galaxysd"))] * n),
     }
@@ -118,15 +126,16 @@ def reserved(frame: Frame) -> set[str]:
 
 def decode(content: bytes, rows: int, frame: Frame, where: str) -> Galaxies:
     """The galaxies of a shard, whose bytes have been checked against its record."""
-    return _galaxies(_table(content, rows, frame, where), rows, frame, where)
+    return unpack(parse(content, rows, frame, where), rows, frame, where)
 
 
 def decode_ids(content: bytes, rows: int, frame: Frame, where: str) -> list[str]:
     """Only the ids of a shard."""
-    return list(_table(content, rows, frame, where, ["id"])["id"].to_pylist())
+    return list(parse(content, rows, frame, where, ["id"])["id"].to_pylist())
 
 
-def _table(content: bytes, rows: int, frame: Frame, where: str, columns: list[str] | None = None) -> pa.Table:
+def parse(content: bytes, rows: int, frame: Frame, where: str, columns: list[str] | None = None) -> pa.Table:
+    """The table of a shard, or some of its columns; its values are checked by `unpack`."""
     size = image_bytes(frame)
     # Before decoding: raw pixels cannot be larger than the file they are in.
     if rows * size > len(content):
@@ -143,7 +152,8 @@ def _table(content: bytes, rows: int, frame: Frame, where: str, columns: list[st
         raise BadInput(f"{where}: not readable as Parquet ({str(error).splitlines()[0]})") from error
 
 
-def _galaxies(table: pa.Table, rows: int, frame: Frame, where: str) -> Galaxies:
+def unpack(table: pa.Table, rows: int, frame: Frame, where: str) -> Galaxies:
+    """The galaxies of `rows` rows of a shard's table, every value checked."""
     ids = table["id"].to_pylist()
     dtype, shape, size = DTYPES[frame.kind][0], image_shape(frame), image_bytes(frame)
     for name, wanted in (("image_dtype", dtype), ("image_shape", shape)):

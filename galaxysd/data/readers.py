@@ -54,13 +54,14 @@ class GalaxySet:
 
     def load(self, k: int) -> Galaxies:
         """The galaxies of shard k."""
-        return layout.decode(*self._verified(k))
+        return layout.decode(*self.verified(k))
 
     def ids(self, k: int) -> list[str]:
         """The ids of shard k."""
-        return layout.decode_ids(*self._verified(k))
+        return layout.decode_ids(*self.verified(k))
 
-    def _verified(self, k: int) -> tuple[bytes, int, Frame, str]:
+    def verified(self, k: int) -> tuple[bytes, int, Frame, str]:
+        """The bytes of shard k as recorded, its rows, its frame, and what to call it."""
         path = self.folder / "data" / shards.shard_name(k)
         record = shards.read_record(self.folder, k)
         listed = self.manifest["shards"][k]

@@ -9,12 +9,12 @@ SET/manifest.json             all records, written last: a set without it is unf
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import types
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from galaxysd import files
@@ -23,7 +23,7 @@ from galaxysd.data.galaxies import Frame, Galaxies
 from galaxysd.errors import BadInput, GalaxySDError, Mismatch
 
 SCHEMA_VERSION = 1
-ROW_GROUP = 128
+ROW_GROUP, LABELS_GROUP = 128, 8192  # rows with images, and without
 ROWS_LIMIT = 1 << 16  # in a shard; more would be a memory bomb, not a shard
 
 
@@ -64,6 +64,33 @@ def read_record(folder: Path, number: int) -> dict[str, Any]:
     record = files.read_json(path)
     check_record(record, number, str(path))
     return dict(record)
+
+
+def put_table(table: pa.Table, file: Any) -> None:
+    """Writes the Parquet of a shard: raw pixels and names as they are, everything that repeats as a dictionary, a checksum a page.
+
+    A table without images is compressed, in fewer and larger groups of rows.
+    """
+    pixels = "image" in table.column_names
+    pq.write_table(
+        table,
+        file,
+        row_group_size=ROW_GROUP if pixels else LABELS_GROUP,
+        compression="NONE" if pixels else "zstd",
+        use_dictionary=[name for name in table.column_names if name not in ("image", "id", "index")],
+        write_statistics=[name for name in table.column_names if name != "image"],
+        write_page_checksum=True,
+    )
+
+
+def manifest_of(described: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `manifest.json` holds: the digest of the description (`set.json`), and the records of all shards in order."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "set": files.digest(described).sha256,
+        "rows": sum(record["rows"] for record in records),
+        "shards": records,
+    }
 
 
 class SetWriter:
@@ -129,20 +156,8 @@ class SetWriter:
         if not 1 <= len(galaxies) <= self.shard_rows:
             raise GalaxySDError(f"{where}: {len(galaxies)} galaxies; a shard of this set holds 1 to {self.shard_rows}")
         table = layout.encode(galaxies, self.frame, self.about["provenance"], where)
-
-        def put(file: Any) -> None:
-            pq.write_table(
-                table,
-                file,
-                row_group_size=ROW_GROUP,
-                compression="NONE",
-                use_dictionary=[name for name in table.column_names if name not in ("image", "id", "index")],
-                write_statistics=[name for name in table.column_names if name != "image"],
-                write_page_checksum=True,
-            )
-
         # A file without its record is what a killed writer left: it does not exist, so it may be replaced.
-        digest = files.commit(Path(where), put, replace=True)
+        digest = files.commit(Path(where), lambda file: put_table(table, file), replace=True)
         files.commit_json(record, {"file": shard_name(number), "rows": len(galaxies), **digest.to_json()})
 
     def finish(self) -> dict[str, Any]:
@@ -155,12 +170,7 @@ class SetWriter:
         if missing:
             raise GalaxySDError(f"{self.folder}: shard {missing[0]} of {max(done, default=0) + 1} was never written; a set has no gaps")
         records = [read_record(self.folder, number) for number in range(len(done))]
-        manifest = {
-            "schema_version": SCHEMA_VERSION,
-            "set": hashlib.sha256((self.folder / "set.json").read_bytes()).hexdigest(),
-            "rows": sum(record["rows"] for record in records),
-            "shards": records,
-        }
+        manifest = manifest_of(self.folder / "set.json", records)
         files.commit_json(path, manifest)
         return manifest
 
