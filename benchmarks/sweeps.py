@@ -130,8 +130,7 @@ def work(ranks: Ranks, preset: str, batch: int, dtype: str, rounds: int, device:
     sigma = torch.linspace(0.05, 5.0, share, device=device)
 
     def step(exchange: bool) -> None:
-        ranks.backward(learner, lambda: edm_loss(denoiser, x0, features, sigma, noise).mean(), last=exchange)
-        optimiser.step(0, 0.0, lambda norm: None)
+        optimiser.step(0, 0.0, ranks.backward(learner, lambda: edm_loss(denoiser, x0, features, sigma, noise).mean(), last=exchange))
 
     contestants: dict[str, Callable[[], object]] = {
         TOGETHER: lambda: step(True),
