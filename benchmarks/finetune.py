@@ -64,6 +64,8 @@ ARMS = (
     Arm("faster", "learning rate 1e-3", ("train.learning_rate=1e-3",)),
     Arm("conditions", "only embedding and modulation are trained", ("train.only=['embedding', 'modulation']",)),
     Arm("no-rehearsal", "nothing is rehearsed", (), 0.0),
+    Arm("less-rehearsal", "0.2 of a batch is rehearsed", (), 0.2),
+    Arm("faster-less-rehearsal", "learning rate 1e-3, 0.2 of a batch is rehearsed", ("train.learning_rate=1e-3",), 0.2),
     Arm("more-rehearsal", "0.8 of a batch is rehearsed", (), 0.8),
     Arm("anew", "from drawn weights, the same galaxies and images", ("train.learning_rate=1e-3",), 0.5, True),
 )
