@@ -123,16 +123,22 @@ def arithmetic(each: Pass) -> tuple[float, float]:
     return float(counter.get_total_flops()), float(sum(convolved))
 
 
+def _run(each: Pass, batch: int, training: bool) -> None:
+    """A pass of a batch: forward and backward in training, otherwise forward alone. No gradient is left."""
+    with torch.set_grad_enabled(training):
+        if training:
+            each.loss(batch).backward()
+        else:
+            each.forward(batch)
+    each.net.zero_grad(set_to_none=True)
+
+
 def traffic(each: Pass, training: bool) -> tuple[float, float]:
     """Bytes outside products: of an image, and of a step whatever its batch."""
     moved = []
     for batch in (FEW, MORE):
-        with Traffic() as counted, torch.set_grad_enabled(training):
-            if training:
-                each.loss(batch).backward()
-            else:
-                each.forward(batch)
-        each.net.zero_grad(set_to_none=True)
+        with Traffic() as counted:
+            _run(each, batch, training)
         moved.append(counted.total)
     image = (moved[1] - moved[0]) / (MORE - FEW)
     return image, moved[0] - FEW * image
@@ -141,12 +147,8 @@ def traffic(each: Pass, training: bool) -> tuple[float, float]:
 def held(each: Pass, batch: int, training: bool) -> int:
     """The most bytes that tensors hold: with weights, moments and EMA in training, with frozen weights otherwise."""
     parameters = sum(parameter.numel() for parameter in each.net.parameters())
-    with Held() as most, torch.set_grad_enabled(training):
-        if training:
-            each.loss(batch).backward()
-        else:
-            each.forward(batch)
-    each.net.zero_grad(set_to_none=True)
+    with Held() as most:
+        _run(each, batch, training)
     return most.most + parameters * (STATE if training else each.dtype.itemsize)
 
 

@@ -22,7 +22,6 @@ import csv  # noqa: E402
 import io  # noqa: E402
 import json  # noqa: E402
 import math  # noqa: E402
-import zipfile  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -37,7 +36,7 @@ except ModuleNotFoundError as missing:
 from bundle_asking import Tree, asked_numbers  # noqa: E402
 from bundle_drawing import Stretch, View, batches, by_steps, heun, normal  # noqa: E402
 from bundle_opening import Bundle, Refused, keeps_weights_elsewhere  # noqa: E402
-from bundle_reading import images_of  # noqa: E402
+from bundle_reading import images_of, plain_arrays  # noqa: E402
 from bundle_writing import Parts, Pictures  # noqa: E402
 
 NOT_FINITE = sys.float_info.max  # the error of an output that is not finite: JSON has no word for infinity
@@ -104,11 +103,7 @@ class Check:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle, self.limit = bundle, bundle.about["tolerance"]
         self.cases: list[dict[str, Any]] = []
-        try:
-            with np.load(io.BytesIO(bundle.bytes("goldens.npz")), allow_pickle=False) as found:
-                self.goldens = {name: found[name] for name in found.files}
-        except (ValueError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
-            raise Refused(f"{bundle.folder}/goldens.npz: not an .npz of plain arrays ({error})") from error
+        self.goldens = plain_arrays(io.BytesIO(bundle.bytes("goldens.npz")), bundle.folder / "goldens.npz")
 
     def rows(self, *names: str) -> list[np.ndarray]:
         if lacking := sorted(set(names) - self.goldens.keys()):

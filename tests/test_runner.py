@@ -24,24 +24,18 @@ from galaxysd.data.galaxies import NUMERIC, Frame
 from galaxysd.data.schema import GZ2
 from galaxysd.diffusion.samplers import levels
 from galaxysd.export.bundle import RUNNER, export
+from tests.other_side import SIDE, module
 from tests.perturbed import perturbed
 
 pytest.importorskip("onnxscript", reason="needs onnx, onnxscript and onnxruntime (galaxysd[export])")
 pytestmark = pytest.mark.timeout(400)  # tracing a model is slow where other work shares the cores
-SIDE = Path(__file__).parents[1] / "export"
 
 
 @pytest.fixture(scope="module")
 def side() -> Any:
     """The runner's modules, by name, as its own script finds them."""
-    before = sys.dont_write_bytecode
-    sys.path.insert(0, str(SIDE))
-    try:
-        found = {name: importlib.import_module(name.removesuffix(".py")) for name in RUNNER}
-    finally:
-        sys.path.remove(str(SIDE))
-        sys.dont_write_bytecode = before
-    return type("Side", (), {name.removesuffix(".py").removeprefix("bundle_"): module for name, module in found.items()})
+    found = {name: module(name.removesuffix(".py")) for name in RUNNER}
+    return type("Side", (), {name.removesuffix(".py").removeprefix("bundle_"): each for name, each in found.items()})
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import subprocess
@@ -15,20 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.other_side import SIDE, module
+
 pytest.importorskip("onnxruntime", reason="needs onnx and onnxruntime (galaxysd[export])")
 onnx = pytest.importorskip("onnx", reason="needs onnx and onnxruntime (galaxysd[export])")
-SIDE = Path(__file__).parents[1] / "export"
 
 
 @pytest.fixture(scope="module")
 def runner() -> Any:
-    before = sys.dont_write_bytecode
-    sys.path.insert(0, str(SIDE))
-    try:
-        return importlib.import_module("run_bundle")
-    finally:
-        sys.path.remove(str(SIDE))
-        sys.dont_write_bytecode = before
+    return module("run_bundle")
 
 
 def model(nodes: list[Any], weights: list[Any]) -> Any:
@@ -218,6 +212,44 @@ def test_goldens_that_could_hold_code_are_not_loaded(runner, bundle: Path, kind:
     other("bundle.json", tolerance={"measure": "largest", "limit": 1e-4})(bundle)
     with pytest.raises(runner.Refused, match=r"not an .npz of plain arrays"):
         runner.Check(runner.Bundle(bundle))
+
+
+@pytest.mark.parametrize("ending", [".npy", ".npz", ".parquet", ".fits"])
+@pytest.mark.parametrize("damage", ["garbage", "half", "empty"])
+def test_damaged_images_are_refused_in_words(runner, tmp_path: Path, ending: str, damage: str):
+    for name in {".parquet": ["pyarrow"], ".fits": ["astropy"]}.get(ending, []):
+        pytest.importorskip(name)
+    whole, path = tmp_path / f"whole{ending}", tmp_path / f"images{ending}"
+    write[ending](whole, np.zeros((4, 3, 8, 8), np.float32))
+    assert sum(len(each) for each in runner.images_of(whole, 2)) == (1 if ending == ".fits" else 4)
+    content = whole.read_bytes()
+    path.write_bytes({"garbage": b"no galaxies at all", "half": content[: len(content) // 2], "empty": b""}[damage])
+    with pytest.raises(runner.Refused, match=path.name):
+        list(runner.images_of(path, 2))
+
+
+def test_a_packed_archive_is_refused_before_it_is_unpacked(runner, tmp_path: Path):
+    np.savez_compressed(tmp_path / "bomb.npz", images=np.zeros((1000, 3, 8, 8), np.float32))
+    with pytest.raises(runner.Refused, match="is compressed, which could unpack to any size"):
+        list(runner.images_of(tmp_path / "bomb.npz", 2))
+
+
+def a_shard(path: Path, images: np.ndarray) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    shape = list(images.shape[1:])
+    rows = {"image": [each.tobytes() for each in images], "image_shape": [shape] * len(images), "image_dtype": ["<f4"] * len(images)}
+    pyarrow.parquet.write_table(pyarrow.table(rows), path)
+
+
+def a_galaxy(path: Path, images: np.ndarray) -> None:
+    from astropy.io import fits
+
+    fits.HDUList([fits.PrimaryHDU(), *(fits.ImageHDU(band) for band in images[0])]).writeto(path)
+
+
+write = {".npy": np.save, ".npz": lambda path, images: np.savez(path, images=images), ".parquet": a_shard, ".fits": a_galaxy}
 
 
 def test_a_bundle_whose_export_failed_is_refused(runner, bundle: Path):

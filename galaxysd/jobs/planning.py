@@ -19,7 +19,6 @@ import torch
 from galaxysd import files
 from galaxysd.data import conditions, layout, readers, shards
 from galaxysd.data.galaxies import NUMERIC, Frame, Galaxies
-from galaxysd.diffusion.samplers import SAMPLERS
 from galaxysd.errors import GalaxySDError, Stopped
 from galaxysd.jobs import conditions as tables
 from galaxysd.jobs import plan as plans
@@ -29,7 +28,8 @@ from galaxysd.jobs.sampling import Sampler, described_name
 from galaxysd.jobs.scanning import Scanner
 from galaxysd.model.classifier import JUDGE, load_judge
 from galaxysd.runlog import duration
-from galaxysd.sample.generate import PRECISIONS, Generator, Settings, load
+from galaxysd.sample.command import add_settings, settings_of
+from galaxysd.sample.generate import PRECISIONS, Generator, load
 
 LONG_SHARD = 1800.0  # seconds
 
@@ -50,10 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument("--store", choices=plans.STORES, default="pixels", help="whole galaxies, or what draws them again (%(default)s)")
     sample.add_argument("--shard-rows", type=int, help="galaxies a shard (about 384 MB, and 64 shards or more)")
-    sample.add_argument("--sampler", choices=sorted(SAMPLERS))
-    sample.add_argument("--steps", type=int)
-    sample.add_argument("--guidance", type=float, help="1 is none")
-    sample.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="noise levels between which guidance acts")
+    add_settings(sample)
     sample.add_argument("--guide", metavar="MODEL2", help="lead away from this model; it is copied into the job")
     sample.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
     sample.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -87,13 +84,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _sample(args: argparse.Namespace, inside: Path) -> tuple[Plan, float]:
     generator = load(args.model, dtype=args.dtype, device=args.device).guided_by(args.guide)
-    settings = Settings.of(
-        generator.config.sample,
-        sampler=args.sampler,
-        steps=args.steps,
-        guidance=args.guidance,
-        interval=None if args.interval is None else tuple(args.interval),
-    )
+    settings = settings_of(args, generator)
     numbers = None if args.numbers is None else conditions.parse_numbers(args.numbers)
     pieces, filled = _asked(args, generator)
     for line in filled if not args.json else ():

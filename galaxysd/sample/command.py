@@ -36,10 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="index of the first galaxy, and with --like its row (%(default)s)")
-    parser.add_argument("--sampler", choices=sorted(SAMPLERS))
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--guidance", type=float, help="1 is none")
-    parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="noise levels between which guidance acts")
+    add_settings(parser)
     parser.add_argument(
         "--guide", metavar="MODEL2", help="lead away from this smaller or earlier model, instead of from no condition (autoguidance)"
     )
@@ -54,6 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="a new folder, or the unfinished set of the same command (one in galaxies/, with --png)")
 
 
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """How to draw, for every verb that does: what is not given is the model's own."""
+    parser.add_argument("--sampler", choices=sorted(SAMPLERS))
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--guidance", type=float, help="1 is none")
+    parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="noise levels between which guidance acts")
+
+
+def settings_of(args: argparse.Namespace, generator: Generator) -> Settings:
+    """What these options come to for a model."""
+    interval = None if args.interval is None else tuple(args.interval)
+    return Settings.of(generator.config.sample, sampler=args.sampler, steps=args.steps, guidance=args.guidance, interval=interval)
+
+
 def run(args: argparse.Namespace) -> None:
     if args.batch < 1 or args.first < 0 or args.shard_rows < 1:
         raise GalaxySDError(f"--batch {args.batch}, --first {args.first}, --shard-rows {args.shard_rows}: at least 1, 0 and 1")
@@ -66,13 +77,7 @@ def run(args: argparse.Namespace) -> None:
     rows, filled = _asked(args, generator)
     for line in filled:
         print(line)
-    settings = Settings.of(
-        generator.config.sample,
-        sampler=args.sampler,
-        steps=args.steps,
-        guidance=args.guidance,
-        interval=None if args.interval is None else tuple(args.interval),
-    )
+    settings = settings_of(args, generator)
     written = draw_set(
         generator, rows, out, args.seed, settings, args.first, args.batch, args.workers, args.shard_rows, png=png, fits=args.fits
     )
