@@ -21,7 +21,7 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def resolve_compile(name: str, device: torch.device) -> bool:
-    """`auto` compiles on CUDA; on a CPU a start of half a minute or more buys nothing that `python -m benchmarks` could measure."""
+    """`auto` compiles on CUDA alone: on a CPU the start takes minutes, and what it buys is not measured by a command of ours yet."""
     return name == "on" or (name == "auto" and device.type == "cuda")
 
 
